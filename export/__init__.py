@@ -1,0 +1,1 @@
+"""Turn a checkpoint into a model repository entry, proven equal to PyTorch."""

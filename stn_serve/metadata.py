@@ -1,0 +1,126 @@
+"""What a model says of itself: the JSON under the ONNX metadata key `stn`.
+
+The exporter writes it, the server reads it. It holds what a tensor signature cannot: what the labels mean, how an image
+becomes the input tensor, and what each slice of `theta` transforms.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Self, get_args
+
+METADATA_KEY = "stn"
+SCHEMA_VERSION = 1
+
+Task = Literal["classification", "sequence"]
+Color = Literal["gray", "rgb"]
+Resize = Literal["stretch", "crop"]
+TransformKind = Literal[
+    "translation", "attention", "similarity", "affine", "projective", "thin_plate_spline", "affine_3d"
+]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InputImage:
+    """How a caller's image becomes one row of the input `image`, UINT8 `[batch, height, width, channels]`."""
+
+    height: int
+    width: int
+    color: Color
+    resize: Resize = "stretch"
+    """`stretch` maps the whole image onto the input; `crop` scales the shorter side and takes the centre."""
+
+    @property
+    def channels(self) -> int:
+        """1 for gray, 3 for RGB."""
+        return 1 if self.color == "gray" else 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ControlGrid:
+    """Target control points of a thin plate spline: `size` x `size`, regular on [-1, 1]^2, row by row."""
+
+    size: int
+    regularization: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Transformer:
+    """One spatial transformer: slice `s` of the output `theta` `[batch, S, ...]`."""
+
+    name: str
+    place: str
+    """What it samples: `image`, or the feature map it stands before, such as `conv2`."""
+    output_size: tuple[int, int]
+    """Height and width of the map it produces."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelMetadata:
+    """The document under the metadata key `stn`; `from_json` and `to_json` are inverse."""
+
+    task: Task
+    labels: tuple[str, ...]
+    input: InputImage
+    transform: TransformKind | None = None
+    """Kind of every transformer of this model; None for a network without one."""
+    transformers: tuple[Transformer, ...] = ()
+    control_grid: ControlGrid | None = None
+    """Only for `thin_plate_spline`."""
+
+    def to_json(self) -> str:
+        """The document as compact JSON."""
+        return json.dumps({"schema_version": SCHEMA_VERSION, **asdict(self)}, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, document: str) -> Self:
+        """Parse and check a document.
+
+        Raises:
+            ValueError: not JSON, an unknown schema version, or a missing, unknown or ill-typed field; names the field.
+        """
+        try:
+            fields = json.loads(document)
+            version = fields.pop("schema_version")
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise ValueError(f"metadata '{METADATA_KEY}' is not a JSON object with a schema_version") from error
+        if version != SCHEMA_VERSION:
+            raise ValueError(f"metadata '{METADATA_KEY}' has schema_version {version}, expected {SCHEMA_VERSION}")
+        try:
+            return cls._from_fields(**fields)
+        except (TypeError, KeyError, ValueError) as error:
+            raise ValueError(f"metadata '{METADATA_KEY}' does not fit its schema: {error}") from error
+
+    @classmethod
+    def _from_fields(
+        cls,
+        *,
+        task: str,
+        labels: list[str],
+        input: dict[str, Any],  # noqa: A002 - the document's own name
+        transform: str | None,
+        transformers: list[dict[str, Any]],
+        control_grid: dict[str, Any] | None,
+    ) -> Self:
+        _one_of("task", task, get_args(Task))
+        _one_of("input.color", input.get("color"), get_args(Color))
+        _one_of("transform", transform, (None, *get_args(TransformKind)))
+        return cls(
+            task=task,  # type: ignore[arg-type]  # checked above
+            labels=tuple(labels),
+            input=InputImage(**input),
+            transform=transform,  # type: ignore[arg-type]  # checked above
+            transformers=tuple(_transformer(**fields) for fields in transformers),
+            control_grid=ControlGrid(**control_grid) if control_grid else None,
+        )
+
+
+def _transformer(*, name: str, place: str, output_size: list[int]) -> Transformer:
+    height, width = output_size
+    return Transformer(name=name, place=place, output_size=(height, width))
+
+
+def _one_of(field: str, value: object, allowed: tuple[object, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{field} is {value!r}, expected one of {', '.join(map(str, allowed))}")

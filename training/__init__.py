@@ -1,0 +1,1 @@
+"""Train spatial transformer networks."""
