@@ -1,0 +1,1 @@
+"""The typed image API and the code generated from it."""
