@@ -49,16 +49,30 @@ class ImageError(_message.Message):
     def __init__(self, code: _Optional[int] = ..., message: _Optional[str] = ...) -> None: ...
 
 class Prediction(_message.Message):
-    __slots__ = ("image_width", "image_height", "classes", "transforms")
+    __slots__ = ("image_width", "image_height", "classes", "transforms", "input_box")
     IMAGE_WIDTH_FIELD_NUMBER: _ClassVar[int]
     IMAGE_HEIGHT_FIELD_NUMBER: _ClassVar[int]
     CLASSES_FIELD_NUMBER: _ClassVar[int]
     TRANSFORMS_FIELD_NUMBER: _ClassVar[int]
+    INPUT_BOX_FIELD_NUMBER: _ClassVar[int]
     image_width: int
     image_height: int
     classes: _containers.RepeatedCompositeFieldContainer[ClassProbability]
     transforms: _containers.RepeatedCompositeFieldContainer[Transform]
-    def __init__(self, image_width: _Optional[int] = ..., image_height: _Optional[int] = ..., classes: _Optional[_Iterable[_Union[ClassProbability, _Mapping]]] = ..., transforms: _Optional[_Iterable[_Union[Transform, _Mapping]]] = ...) -> None: ...
+    input_box: Box
+    def __init__(self, image_width: _Optional[int] = ..., image_height: _Optional[int] = ..., classes: _Optional[_Iterable[_Union[ClassProbability, _Mapping]]] = ..., transforms: _Optional[_Iterable[_Union[Transform, _Mapping]]] = ..., input_box: _Optional[_Union[Box, _Mapping]] = ...) -> None: ...
+
+class Box(_message.Message):
+    __slots__ = ("left", "top", "right", "bottom")
+    LEFT_FIELD_NUMBER: _ClassVar[int]
+    TOP_FIELD_NUMBER: _ClassVar[int]
+    RIGHT_FIELD_NUMBER: _ClassVar[int]
+    BOTTOM_FIELD_NUMBER: _ClassVar[int]
+    left: float
+    top: float
+    right: float
+    bottom: float
+    def __init__(self, left: _Optional[float] = ..., top: _Optional[float] = ..., right: _Optional[float] = ..., bottom: _Optional[float] = ...) -> None: ...
 
 class ClassProbability(_message.Message):
     __slots__ = ("index", "label", "probability")
@@ -71,7 +85,7 @@ class ClassProbability(_message.Message):
     def __init__(self, index: _Optional[int] = ..., label: _Optional[str] = ..., probability: _Optional[float] = ...) -> None: ...
 
 class Transform(_message.Message):
-    __slots__ = ("name", "kind", "place", "theta", "theta_shape", "quad", "outline", "pose")
+    __slots__ = ("name", "kind", "place", "theta", "theta_shape", "quad", "outline", "pose", "output_width", "output_height", "regularization")
     NAME_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     PLACE_FIELD_NUMBER: _ClassVar[int]
@@ -80,6 +94,9 @@ class Transform(_message.Message):
     QUAD_FIELD_NUMBER: _ClassVar[int]
     OUTLINE_FIELD_NUMBER: _ClassVar[int]
     POSE_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_WIDTH_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    REGULARIZATION_FIELD_NUMBER: _ClassVar[int]
     name: str
     kind: str
     place: str
@@ -88,7 +105,10 @@ class Transform(_message.Message):
     quad: _containers.RepeatedCompositeFieldContainer[Point]
     outline: _containers.RepeatedCompositeFieldContainer[Point]
     pose: Pose
-    def __init__(self, name: _Optional[str] = ..., kind: _Optional[str] = ..., place: _Optional[str] = ..., theta: _Optional[_Iterable[float]] = ..., theta_shape: _Optional[_Iterable[int]] = ..., quad: _Optional[_Iterable[_Union[Point, _Mapping]]] = ..., outline: _Optional[_Iterable[_Union[Point, _Mapping]]] = ..., pose: _Optional[_Union[Pose, _Mapping]] = ...) -> None: ...
+    output_width: int
+    output_height: int
+    regularization: float
+    def __init__(self, name: _Optional[str] = ..., kind: _Optional[str] = ..., place: _Optional[str] = ..., theta: _Optional[_Iterable[float]] = ..., theta_shape: _Optional[_Iterable[int]] = ..., quad: _Optional[_Iterable[_Union[Point, _Mapping]]] = ..., outline: _Optional[_Iterable[_Union[Point, _Mapping]]] = ..., pose: _Optional[_Union[Pose, _Mapping]] = ..., output_width: _Optional[int] = ..., output_height: _Optional[int] = ..., regularization: _Optional[float] = ...) -> None: ...
 
 class Point(_message.Message):
     __slots__ = ("x", "y")

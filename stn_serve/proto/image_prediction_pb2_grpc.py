@@ -26,7 +26,10 @@ if _version_not_supported:
 
 
 class ImagePredictionStub:
-    """Missing associated documentation comment in .proto file."""
+    """Over HTTP: POST /v1/models/NAME/predict or /v1/models/NAME/versions/VERSION/predict. The body is PredictRequest as JSON
+    (application/json; the images in base64), or one encoded image as it is (any other content type) with top_k and id as query
+    parameters. The answer is PredictResponse as JSON, with the field names below and with fields that hold their default.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -42,7 +45,10 @@ class ImagePredictionStub:
 
 
 class ImagePredictionServicer:
-    """Missing associated documentation comment in .proto file."""
+    """Over HTTP: POST /v1/models/NAME/predict or /v1/models/NAME/versions/VERSION/predict. The body is PredictRequest as JSON
+    (application/json; the images in base64), or one encoded image as it is (any other content type) with top_k and id as query
+    parameters. The answer is PredictResponse as JSON, with the field names below and with fields that hold their default.
+    """
 
     def Predict(self, request, context):
         """Classifies every image of the request. An image that cannot be used gets an error of its own; the others are answered.
@@ -68,7 +74,10 @@ def add_ImagePredictionServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ImagePrediction:
-    """Missing associated documentation comment in .proto file."""
+    """Over HTTP: POST /v1/models/NAME/predict or /v1/models/NAME/versions/VERSION/predict. The body is PredictRequest as JSON
+    (application/json; the images in base64), or one encoded image as it is (any other content type) with top_k and id as query
+    parameters. The answer is PredictResponse as JSON, with the field names below and with fields that hold their default.
+    """
 
     @staticmethod
     def Predict(request,
