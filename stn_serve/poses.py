@@ -1,12 +1,12 @@
 """From theta to what a person sees: the source quad in pixels, rotation, scale, and whether it lies inside the image.
 
 Convention:
-    A theta maps output (target) to input (source) coordinates, the inverse warp of Jaderberg et al. 2015, eq. 1. Both are
-    normalised to [-1, 1] over the edges of the image (`align_corners=False`: -1 is the outer edge of the first pixel),
-    x before y before z. The shape tells the kind: `[2, 3]` affine and its special cases, `[3, 3]` projective, `[3, 4]` affine in
-    three dimensions, `[K*K, 2]` the source positions of a thin plate spline's control points. Leading axes are batch axes.
-    Pixels: (0, 0) is the outer corner of the top left pixel, whose centre is (0.5, 0.5). y points down, so that a positive
-    rotation is clockwise as seen.
+    A theta maps output (target) to input (source) coordinates, the inverse warp of Jaderberg et al. 2015, eq. 1. Both
+    are normalised to [-1, 1] over the edges of the image (`align_corners=False`: -1 is the outer edge of the first
+    pixel), x before y before z. The shape tells the kind: `[2, 3]` affine and its special cases, `[3, 3]` projective,
+    `[3, 4]` affine in three dimensions, `[K*K, 2]` the source positions of a thin plate spline's control points.
+    Leading axes are batch axes. Pixels: (0, 0) is the outer corner of the top left pixel, whose centre is (0.5, 0.5). y
+    points down, so that a positive rotation is clockwise as seen.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Pose:
-    """A theta taken apart as rotation * shear * scale, then translation; at the centre of the output where it is not affine."""
+    """A theta as rotation * shear * scale, then translation; at the centre of the output where it is not affine."""
 
     rotation_degrees: float
-    """How far the region looked at is turned on the image; clockwise as seen. In three dimensions about its own axis, >= 0."""
+    """How far the region looked at is turned, clockwise as seen. In three dimensions about its own axis, >= 0."""
     scale: tuple[float, ...]
-    """Size of the region against the image along the output's x, y (and z); the last is negative where it is mirrored."""
+    """Size of the region against the image along the output's x, y (and z); the last is negative if it is mirrored."""
     shear: float
     """How far the region's y axis leans along its x axis: tan of the angle. In three dimensions of the x-y plane."""
     translation: tuple[float, ...]
@@ -78,7 +78,7 @@ def map_points(theta: ArrayLike, points: ArrayLike, regularization: float = 0.0)
 
 
 def source_quad(theta: ArrayLike, frame: Box, regularization: float = 0.0) -> Array:
-    """The output's corners on the caller's image, `[..., 4, 2]` in pixels: top left, top right, bottom right, bottom left."""
+    """The output's corners on the caller's image, `[..., 4, 2]` in pixels, clockwise from the top left."""
     return frame.to_pixels(map_points(theta, _outline(1), regularization))
 
 
@@ -156,10 +156,10 @@ def control_points(size: int) -> Array:
 
 
 def thin_plate_spline_basis(points: Array, controls: Array, regularization: float = 0.0) -> Array:
-    """The matrix B `[..., N, P]` with `source = B @ theta`: theta holds the source positions `[P, 2]` of the target `controls`.
+    """The matrix B `[..., N, P]` with `source = B @ theta`; theta holds the source positions `[P, 2]` of `controls`.
 
-    Bookstein 1989: `f(x) = a + A x + sum_i w_i U(|x - c_i|)`, `U(r) = r^2 log r^2`, the weights orthogonal to affine maps.
-    The system is linear in theta and the control points never move, so one matrix holds all of it.
+    Bookstein 1989: `f(x) = a + A x + sum_i w_i U(|x - c_i|)`, `U(r) = r^2 log r^2`, the weights orthogonal to affine
+    maps. The system is linear in theta and the control points never move, so one matrix holds all of it.
     """
     count = len(controls)
     system = np.zeros((count + 3, count + 3))
