@@ -1,7 +1,7 @@
 """The family of errors, each with its HTTP status, gRPC code and Triton's reason of failure.
 
 ServingError                500  INTERNAL            OTHER
-├── InvalidRequest          400  INVALID_ARGUMENT    OTHER     the request itself is wrong; sending it again will not help
+├── InvalidRequest          400  INVALID_ARGUMENT    OTHER     the request is wrong: sending it again will not help
 │   └── PayloadTooLarge     413  RESOURCE_EXHAUSTED  OTHER     it is larger than the server accepts
 ├── NotFound                404  NOT_FOUND           OTHER     no such model, version or path
 ├── MethodNotAllowed        405  UNIMPLEMENTED       OTHER     the path exists, with another HTTP method
