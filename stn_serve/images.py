@@ -68,7 +68,8 @@ def to_pixels(image: Image.Image, color: Color) -> Pixels:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    pixels = np.array(image.convert("L" if color == "gray" else "RGB"))
+    mode = "L" if color == "gray" else "RGB"
+    pixels = np.array(image if image.mode == mode else image.convert(mode))
     return pixels[..., None] if color == "gray" else pixels
 
 

@@ -37,7 +37,7 @@ class Box:
         """Normalised points `[..., 2]` as pixels of the caller's image."""
         origin = np.array([self.left, self.top])
         size = np.array([self.right - self.left, self.bottom - self.top])
-        return origin + (points + 1) / 2 * size
+        return np.asarray(origin + (points + 1) / 2 * size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ def inverse(theta: ArrayLike) -> Array:
         inverted = np.linalg.inv(_square(theta))
     except np.linalg.LinAlgError as error:
         raise ValueError("theta is singular: it maps the whole output onto a line or a point") from error
-    return inverted if theta.shape[-2:] == (3, 3) else inverted[..., :-1, :]
+    return np.asarray(inverted if theta.shape[-2:] == (3, 3) else inverted[..., :-1, :])
 
 
 def pose(theta: ArrayLike, frame: Box, regularization: float = 0.0) -> Pose:
@@ -216,7 +216,7 @@ def _linearise(theta: Array, regularization: float) -> tuple[Array, Array]:
     centre = map_points(theta, np.zeros((1, 3 if columns == 4 else 2)), regularization)[0]
     if columns == 2:
         targets = _homogeneous(control_points(isqrt(rows)))
-        return np.linalg.lstsq(targets, theta, rcond=None)[0][:2].T, centre
+        return np.asarray(np.linalg.lstsq(targets, theta, rcond=None)[0][:2].T), centre
     if (rows, columns) == (3, 3):
         jacobian = theta[:2, :2] - np.outer(centre, theta[2, :2])
         return jacobian / _away_from_zero(theta[2:, 2:]), centre
