@@ -1,0 +1,145 @@
+"""A model repository on disk, in Triton's layout: its models, their versions, and what each `config.pbtxt` says.
+
+model_repository/NAME/config.pbtxt   the model's only serving configuration
+model_repository/NAME/labels.txt     named by an output's label_filename
+model_repository/NAME/VERSION/model.onnx
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelQueuePolicy
+
+from stn_serve.errors import ConfigurationError
+
+CONFIG_FILE = "config.pbtxt"
+BACKEND = "onnxruntime"
+PLATFORM = "onnxruntime_onnx"
+
+logger = logging.getLogger(__name__)
+
+
+def model_directories(repository: Path) -> list[Path]:
+    """The directories of the repository's models, by name.
+
+    Raises:
+        ConfigurationError: the repository is not a directory, or holds no model.
+    """
+    if not repository.is_dir():
+        raise ConfigurationError(f"model repository {repository} is not a directory")
+    directories = sorted(path for path in repository.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if not directories:
+        raise ConfigurationError(
+            f"model repository {repository} holds no model: expected NAME/config.pbtxt and NAME/1/model.onnx in it, "
+            f"as `stn export CHECKPOINT --repository {repository} --name NAME` writes them"
+        )
+    return directories
+
+
+def read_config(directory: Path) -> ModelConfig:
+    """The `config.pbtxt` of a model's directory, checked, with Triton's defaults filled in.
+
+    Raises:
+        ConfigurationError: it is missing, does not parse, or asks for what this server cannot do.
+    """
+    path = directory / CONFIG_FILE
+    try:
+        config = text_format.Parse(path.read_text(encoding="utf-8"), ModelConfig())
+    except FileNotFoundError as error:
+        raise ConfigurationError(f"model '{directory.name}' has no {CONFIG_FILE} in {directory}") from error
+    except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
+        raise ConfigurationError(f"{path} cannot be read: {error}") from error
+    _fill_defaults(config, directory)
+    _check(config, directory)
+    _warn_of_ignored(config)
+    return config
+
+
+def served_versions(directory: Path, config: ModelConfig) -> list[int]:
+    """The versions that the version policy chooses among the directory's, oldest first.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+    names = [path.name for path in directory.iterdir() if path.is_dir()]
+    present = sorted(int(name) for name in names if name.isdecimal() and not name.startswith("0"))
+    policy = config.version_policy
+    match policy.WhichOneof("policy_choice"):
+        case "all":
+            chosen = present
+        case "specific":
+            chosen = sorted(set(present) & set(policy.specific.versions))
+        case _:
+            chosen = present[-policy.latest.num_versions :]
+    if not chosen:
+        raise ConfigurationError(
+            f"at least one version must be available under the version policy of model '{config.name}', "
+            f"{directory} has {present or 'none'}"
+        )
+    return chosen
+
+
+def _fill_defaults(config: ModelConfig, directory: Path) -> None:
+    config.name = config.name or directory.name
+    if config.backend in ("", BACKEND) and config.platform in ("", PLATFORM):
+        config.backend, config.platform = BACKEND, PLATFORM
+    config.default_model_filename = config.default_model_filename or "model.onnx"
+    if not config.version_policy.WhichOneof("policy_choice"):
+        config.version_policy.latest.num_versions = 1
+    if config.version_policy.HasField("latest"):
+        config.version_policy.latest.num_versions = max(config.version_policy.latest.num_versions, 1)
+    if not config.instance_group:
+        config.instance_group.add()
+    for number, group in enumerate(config.instance_group):
+        group.name = group.name or f"{config.name}_{number}"
+        group.count = max(group.count, 1)
+
+
+def _check(config: ModelConfig, directory: Path) -> None:
+    if config.name != directory.name:
+        raise ConfigurationError(
+            f"directory name must equal model name: {CONFIG_FILE} says '{config.name}', it lies in '{directory.name}'"
+        )
+    if config.platform != PLATFORM or config.backend != BACKEND:
+        raise ConfigurationError(
+            f"model '{config.name}': backend '{config.backend or config.platform}' is not supported, "
+            f'expected backend: "{BACKEND}"'
+        )
+    if config.max_batch_size < 0:
+        raise ConfigurationError(f"model '{config.name}': max_batch_size is {config.max_batch_size}, expected >= 0")
+    for name in _unsupported(config):
+        raise ConfigurationError(f"model '{config.name}': {name} is not supported")
+
+
+def _unsupported(config: ModelConfig) -> list[str]:
+    """What a server may not ignore without answering wrongly."""
+    inputs = config.input
+    present = {
+        "sequence_batching": config.HasField("sequence_batching"),
+        "ensemble_scheduling": config.HasField("ensemble_scheduling"),
+        "batch_input": bool(config.batch_input),
+        "batch_output": bool(config.batch_output),
+        "a decoupled model_transaction_policy": config.model_transaction_policy.decoupled,
+        "an optional input": any(tensor.optional for tensor in inputs),
+        "allow_ragged_batch": any(tensor.allow_ragged_batch for tensor in inputs),
+    }
+    return [name for name, used in present.items() if used]
+
+
+def _warn_of_ignored(config: ModelConfig) -> None:
+    """What a server may ignore and still answer rightly."""
+    batching = config.dynamic_batching
+    ignored = {
+        "dynamic_batching.preferred_batch_size": bool(batching.preferred_batch_size),
+        "dynamic_batching.priority_levels": bool(batching.priority_levels),
+        "timeout_action DELAY": batching.default_queue_policy.timeout_action == ModelQueuePolicy.DELAY,
+        "response_cache": config.response_cache.enable,
+        "execution_accelerators": config.optimization.HasField("execution_accelerators"),
+        "rate_limiter": any(group.HasField("rate_limiter") for group in config.instance_group),
+    }
+    for name, used in ignored.items():
+        if used:
+            logger.warning("model '%s': %s is ignored", config.name, name)

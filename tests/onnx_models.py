@@ -1,0 +1,130 @@
+"""Tiny ONNX models in Triton's repository layout, for the tests of the server. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import ArrayLike
+from onnx import TensorProto, helper, numpy_helper
+
+from stn_serve.metadata import METADATA_KEY, InputImage, ModelMetadata, Transformer
+
+DIGITS = tuple(f"digit_{digit}" for digit in range(10))
+
+IDENT_CONFIG = """
+backend: "onnxruntime"
+max_batch_size: 8
+input [{ name: "image" data_type: TYPE_FP32 dims: [1, 28, 28] }]
+output [{ name: "logits" data_type: TYPE_FP32 dims: [10] label_filename: "labels.txt" }]
+dynamic_batching { }
+instance_group [{ kind: KIND_CPU count: 1 }]
+"""
+
+VISION_CONFIG = """
+backend: "onnxruntime"
+max_batch_size: 4
+input [{ name: "image" data_type: TYPE_UINT8 dims: [8, 8, 1] }]
+output [
+  { name: "logits" data_type: TYPE_FP32 dims: [3] },
+  { name: "theta" data_type: TYPE_FP32 dims: [1, 2, 3] }
+]
+dynamic_batching { }
+instance_group [{ kind: KIND_CPU count: 1 }]
+"""
+
+VISION_METADATA = ModelMetadata(
+    task="classification",
+    labels=("dark", "medium", "bright"),
+    input=InputImage(height=8, width=8, color="gray"),
+    transform="affine",
+    transformers=(Transformer(name="look", place="image", output_size=(4, 4)),),
+)
+
+HALF_SIZE = np.array([[[[0.5, 0, 0.25], [0, 0.5, 0]]]], np.float32)
+
+
+def publish(
+    repository: Path, name: str, model: onnx.ModelProto, config: str, labels: Sequence[str] = (), version: int = 1
+) -> Path:
+    """Write a repository entry, and return its directory."""
+    directory = repository / name
+    (directory / str(version)).mkdir(parents=True)
+    onnx.save(model, directory / str(version) / "model.onnx")
+    (directory / "config.pbtxt").write_text(config)
+    if labels:
+        (directory / "labels.txt").write_text("\n".join(labels) + "\n")
+    return directory
+
+
+def publish_ident(repository: Path, name: str = "ident", config: str = IDENT_CONFIG, version: int = 1) -> Path:
+    """The model of the golden captures: FP32 [1,28,28] -> its first ten numbers."""
+    return publish(repository, name, ident(), config, DIGITS, version)
+
+
+def publish_vision(repository: Path, name: str = "vision") -> Path:
+    """A classifier of brightness that always looks at the same half of the image."""
+    return publish(repository, name, vision(), VISION_CONFIG)
+
+
+def ident() -> onnx.ModelProto:
+    """Logits `[batch, 10]`: the first ten numbers of the image."""
+    constants = {"flat": [0, -1], "start": [0], "end": [10], "axis": [1]}
+    return build(
+        [
+            helper.make_node("Reshape", ["image", "flat"], ["row"]),
+            helper.make_node("Slice", ["row", "start", "end", "axis"], ["logits"]),
+        ],
+        inputs=[helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 1, 28, 28])],
+        outputs=[helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 10])],
+        constants={name: np.array(value, np.int64) for name, value in constants.items()},
+    )
+
+
+def vision() -> onnx.ModelProto:
+    """Logits from the mean brightness m in [0, 1]: `-20 * [m, m - 0.5, m - 1] ** 2`; theta is always `HALF_SIZE`."""
+    model = build(
+        [
+            helper.make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
+            helper.make_node("ReduceMean", ["pixels", "axes"], ["mean"], keepdims=0),
+            helper.make_node("Mul", ["mean", "scale"], ["brightness"]),
+            helper.make_node("Reshape", ["brightness", "column"], ["rows"]),
+            helper.make_node("Sub", ["rows", "levels"], ["distance"]),
+            helper.make_node("Mul", ["distance", "distance"], ["squared"]),
+            helper.make_node("Mul", ["squared", "slope"], ["logits"]),
+            helper.make_node("Reshape", ["brightness", "cube"], ["each"]),
+            helper.make_node("Mul", ["each", "zero"], ["nothing"]),
+            helper.make_node("Add", ["nothing", "look"], ["theta"]),
+        ],
+        inputs=[helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", 8, 8, 1])],
+        outputs=[
+            helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 3]),
+            helper.make_tensor_value_info("theta", TensorProto.FLOAT, ["batch", 1, 2, 3]),
+        ],
+        constants={
+            "axes": np.array([1, 2, 3]),
+            "column": np.array([-1, 1]),
+            "cube": np.array([-1, 1, 1, 1]),
+            "scale": np.float32(1 / 255),
+            "levels": np.array([[0, 0.5, 1]], np.float32),
+            "slope": np.float32(-20),
+            "zero": np.float32(0),
+            "look": HALF_SIZE,
+        },
+    )
+    helper.set_model_props(model, {METADATA_KEY: VISION_METADATA.to_json()})
+    return model
+
+
+def build(
+    nodes: Sequence[onnx.NodeProto],
+    inputs: Sequence[onnx.ValueInfoProto],
+    outputs: Sequence[onnx.ValueInfoProto],
+    constants: Mapping[str, ArrayLike] | None = None,
+) -> onnx.ModelProto:
+    """A model of opset 18, as the exporter writes them."""
+    initializers = [numpy_helper.from_array(np.asarray(value), name) for name, value in (constants or {}).items()]
+    graph = helper.make_graph(list(nodes), "test", list(inputs), list(outputs), initializers)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
