@@ -1,0 +1,123 @@
+"""`stn predict`: ask a running server about image files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from stn_serve.client import DEFAULT_ADDRESS, Client
+from stn_serve.drawing import captioned, contact_sheet
+from stn_serve.errors import InvalidRequest, ServingError
+from stn_serve.prediction import Prediction, Transform
+
+Outcome = Prediction | ServingError
+
+
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="JPEG, PNG, WebP or BMP files.", metavar="IMAGE")],
+    url: Annotated[str, typer.Option(help="host:port for gRPC, http://host:port for HTTP.")] = DEFAULT_ADDRESS,
+    model: Annotated[str, typer.Option(help="May be left out where the server has just one.")] = "",
+    version: Annotated[str, typer.Option(help="The newest by default.")] = "",
+    top_k: Annotated[int, typer.Option(min=1, help="How many classes to show.")] = 1,
+    draw: Annotated[Path | None, typer.Option(help="Write a picture of the answers to this file.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object per image instead of a table.")
+    ] = False,
+    timeout_s: Annotated[float, typer.Option(min=0.001, help="How long to wait for an answer, in seconds.")] = 60.0,
+) -> None:
+    """Ask a running server what is on the images, and where its transformers looked.
+
+    For example:
+
+        stn predict digit.png
+
+        stn predict *.jpg --url http://localhost:8000 --model birds --top-k 3
+
+        stn predict digit.png --draw answer.png
+
+        stn predict *.png --json | jq .label
+    """
+    with Client(url, timeout_s=timeout_s) as client:
+        outcomes = client.predict_many(images, model=model, version=version, top_k=top_k)
+    if as_json:
+        for path, outcome in zip(images, outcomes, strict=True):
+            typer.echo(json.dumps({"image": str(path)} | _document(outcome), ensure_ascii=False))
+    else:
+        Console().print(_table(images, outcomes))
+    if draw:
+        _draw(draw, images, outcomes)
+    _report_errors(images, outcomes)
+
+
+def _document(outcome: Outcome) -> dict[str, object]:
+    if isinstance(outcome, ServingError):
+        return {"error": str(outcome)}
+    return {"label": outcome.label, "probability": outcome.probability} | asdict(outcome, dict_factory=_plain)
+
+
+def _plain(items: list[tuple[str, object]]) -> dict[str, object]:
+    return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in items}
+
+
+def _table(images: Sequence[Path], outcomes: Sequence[Outcome]) -> Table:
+    table = Table("image", "label", "probability", "transformer", "rotation", "scale", "where it looked")
+    for path, outcome in zip(images, outcomes, strict=True):
+        if isinstance(outcome, ServingError):
+            table.add_row(path.name, "[red]error")
+        else:
+            table.add_row(path.name, *_answer(outcome), *_looks(outcome.transforms))
+    return table
+
+
+def _answer(prediction: Prediction) -> tuple[str, str]:
+    """One line for each class."""
+    return "\n".join(prediction.labels), "\n".join(f"{probability:.1%}" for probability in prediction.probabilities)
+
+
+def _looks(transforms: Sequence[Transform]) -> tuple[str, str, str, str]:
+    """One line for each transformer."""
+    return (
+        "\n".join(transform.name for transform in transforms),
+        "\n".join(f"{round(transform.pose.rotation_degrees):+d}°" for transform in transforms),
+        "\n".join(" x ".join(f"{scale:.2f}" for scale in transform.pose.scale) for transform in transforms),
+        "\n".join(_where(transform) for transform in transforms),
+    )
+
+
+def _where(transform: Transform) -> str:
+    x, y = transform.quad.mean(axis=0)
+    outside = 1 - transform.pose.inside_ratio
+    return f"around ({x:.0f}, {y:.0f})" + (f", {outside:.0%} of it outside" if outside >= 0.005 else "")
+
+
+def _draw(target: Path, images: Sequence[Path], outcomes: Sequence[Outcome]) -> None:
+    answered = [
+        (path, outcome) for path, outcome in zip(images, outcomes, strict=True) if isinstance(outcome, Prediction)
+    ]
+    pictures = [prediction.draw(path) for path, prediction in answered]
+    if len(pictures) > 1:
+        pictures = [
+            contact_sheet(
+                [captioned(picture, path.name) for picture, (path, _) in zip(pictures, answered, strict=True)]
+            )
+        ]
+    for picture in pictures:
+        picture.save(target)
+
+
+def _report_errors(images: Sequence[Path], outcomes: Sequence[Outcome]) -> None:
+    failed = [
+        f"{path}: {outcome}"
+        for path, outcome in zip(images, outcomes, strict=True)
+        if isinstance(outcome, ServingError)
+    ]
+    if failed:
+        raise InvalidRequest("; ".join(failed))
