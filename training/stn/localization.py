@@ -37,7 +37,8 @@ class ConvolutionalLocalization(nn.Module):
     Args:
         input_size: channels, height and width of the map.
         filters: filters of each convolution.
-        kernel_size: of every convolution, without padding.
+        kernel_size: of every convolution.
+        padding: of every convolution, with zeros.
         downsample: average this many elements a side first.
         pool: max-pool by 2 after each convolution ("each") or once after the last ("last").
         hidden: units of the fully connected layer.
@@ -53,6 +54,7 @@ class ConvolutionalLocalization(nn.Module):
         *,
         filters: Sequence[int] = (20, 20),
         kernel_size: int = 5,
+        padding: int = 0,
         downsample: int = 2,
         pool: str = "last",
         hidden: int = 20,
@@ -62,7 +64,7 @@ class ConvolutionalLocalization(nn.Module):
         channels = input_size[0]
         layers: list[nn.Module] = [nn.AvgPool2d(downsample)] if downsample > 1 else []
         for index, outputs in enumerate(filters):
-            layers += [nn.Conv2d(channels, outputs, kernel_size, bias=not batch_norm)]
+            layers += [nn.Conv2d(channels, outputs, kernel_size, padding=padding, bias=not batch_norm)]
             layers += [nn.BatchNorm2d(outputs)] if batch_norm else []
             layers += [nn.ReLU()]
             layers += [nn.MaxPool2d(2)] if pool == "each" or index == len(filters) - 1 else []

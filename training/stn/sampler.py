@@ -20,8 +20,8 @@ class Sampler(nn.Module):
 
     Convention:
         Grid coordinates are source coordinates, normalised to [-1, 1] over the edges of the input
-        (`align_corners=False`), x before y before z. Gradients reach both the input and the grid (paper eqs. 6 and 7; at
-        integer positions, where the bilinear kernel has a kink, the grid's gradient is the right difference).
+        (`align_corners=False`), x before y before z. Gradients reach both the input and the grid (paper eqs. 6 and 7;
+        at integer positions, where the bilinear kernel has a kink, the grid's gradient is the right difference).
 
     Args:
         mode: `bilinear` (eq. 5), `nearest` (eq. 4, the integer kernel: halves round up; no gradient to the grid) or

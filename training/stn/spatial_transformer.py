@@ -1,4 +1,4 @@
-"""The spatial transformer: localisation network, grid and sampler in one module that fits anywhere (paper section 3)."""
+"""The spatial transformer: localisation network, grid and sampler as one module for any place (paper section 3)."""
 
 from __future__ import annotations
 

@@ -1,0 +1,134 @@
+"""Recipes: one TOML file says everything about an experiment; what it leaves out has the defaults written here."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+
+from training.data.digits import DigitsData
+from training.models.digits import DigitsModel
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be read or does not fit; says which field, what was expected and what came."""
+
+
+@with_config(ConfigDict(extra="forbid"))
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Training:
+    """How a network learns."""
+
+    epochs: int = 640
+    """Passes over the training set. 640 of 60,000 digits in batches of 256 are the paper's 150,000 iterations."""
+    batch_size: int = 256
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float = 0.01
+    """The peak where the schedule warms up."""
+    momentum: float = 0.9
+    """Of SGD. The paper does not name it; the reference Caffe solvers of its time used 0.9."""
+    weight_decay: float = 0.0
+    schedule: Literal["step", "one_cycle"] = "step"
+    """`step` divides the rate by ten after each third; `one_cycle` climbs for a tenth, then falls to zero by cosine."""
+    localization_multiplier: float = 1.0
+    """Learning rate of localisation networks against the rest."""
+    gradient_clip: float = 0.0
+    """Largest norm of the whole gradient; 0 does not clip."""
+    label_smoothing: float = 0.0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16 runs convolutions and products in bfloat16; weights, grids and losses stay in float32."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "learning_rate"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}: expected a positive number, got {getattr(self, name)}")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing: expected 0 up to below 1, got {self.label_smoothing}")
+
+
+@with_config(ConfigDict(extra="forbid"))
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """One experiment."""
+
+    name: str
+    description: str = ""
+    seed: int = 0
+    data: DigitsData = field(default_factory=DigitsData)
+    model: DigitsModel = field(default_factory=DigitsModel)
+    training: Training = field(default_factory=Training)
+
+    def to_fields(self) -> dict[str, Any]:
+        """Plain dictionaries and lists, as a checkpoint keeps them; `recipe_from_fields` reads them back."""
+        return asdict(self)
+
+
+_ADAPTER = TypeAdapter(Recipe)
+
+
+def recipe_names() -> list[str]:
+    """The recipes that come with stn-serve."""
+    return sorted(path.stem for path in RECIPES.glob("*.toml"))
+
+
+def load_recipe(recipe: str, settings: Sequence[str] = ()) -> Recipe:
+    """Read a recipe: the name of one that comes with stn-serve, or the path of a TOML file.
+
+    Args:
+        recipe: name or path.
+        settings: changes such as `training.epochs=3`, applied in order; values are TOML, bare words are strings.
+
+    Raises:
+        RecipeError: no such recipe, not TOML, or a field that does not fit.
+    """
+    path = Path(recipe) if recipe.endswith(".toml") else RECIPES / f"{recipe}.toml"
+    try:
+        fields = tomllib.loads(path.read_text())
+    except OSError as error:
+        known = ", ".join(recipe_names())
+        raise RecipeError(f"no recipe '{recipe}'; give the path of a .toml file or one of: {known}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"recipe {path} is not TOML: {error}") from error
+    fields.setdefault("name", path.stem)
+    for setting in settings:
+        _apply(fields, setting)
+    return recipe_from_fields(fields, source=str(path))
+
+
+def recipe_from_fields(fields: dict[str, Any], *, source: str = "recipe") -> Recipe:
+    """A recipe from plain dictionaries.
+
+    Raises:
+        RecipeError: a field is missing, unknown or ill-typed.
+    """
+    try:
+        return _ADAPTER.validate_python(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "recipe"
+        raise RecipeError(f"{source}: {place}: {first['msg']}, got {first['input']!r}") from error
+
+
+def _apply(fields: dict[str, Any], setting: str) -> None:
+    name, separator, text = setting.partition("=")
+    if not separator:
+        raise RecipeError(f"setting '{setting}': expected NAME=VALUE, such as training.epochs=3")
+    *sections, key = name.strip().split(".")
+    for section in sections:
+        fields = fields.setdefault(section, {})
+        if not isinstance(fields, dict):
+            raise RecipeError(f"setting '{setting}': '{section}' has no fields")
+    fields[key] = _value(text.strip())
+
+
+def _value(text: str) -> Any:  # noqa: ANN401 - whatever TOML holds
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text

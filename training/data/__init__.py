@@ -1,0 +1,1 @@
+"""Data sets: what is learned from."""

@@ -1,0 +1,1 @@
+"""Networks built with spatial transformers."""

@@ -1,0 +1,40 @@
+"""What every network of this package is: images in, logits and where it looked out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from training.stn.spatial_transformer import ParallelSpatialTransformer, SpatialTransformer
+
+
+class Answer(NamedTuple):
+    """What a network says of a batch."""
+
+    logits: Tensor
+    """`[N, K]`, or `[N, P, K]` for sequences."""
+    theta: Tensor | None
+    """`[N, S, ...]`: for each of S transformers the map from its output to the image. None without transformers."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedTransformer:
+    """A spatial transformer and what it samples."""
+
+    name: str
+    place: str
+    """`image`, or the feature map it stands before, such as `conv2`."""
+    module: SpatialTransformer | ParallelSpatialTransformer
+
+
+class Network(nn.Module):
+    """Takes images `[N, C, H, W]` in [0, 1] and gives an `Answer`; normalisation is part of the network."""
+
+    input_size: tuple[int, int, int]
+    """Channels, height and width."""
+
+    def transformers(self) -> list[PlacedTransformer]:
+        """The spatial transformers, in the order of theta's second axis."""
+        return []

@@ -1,0 +1,165 @@
+"""The training loop: one readable loop in plain PyTorch, resumed where it was cut off."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from math import cos, pi
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from training.checkpoint import Checkpoint, CheckpointError, build_network, load_checkpoint, save_checkpoint
+from training.config import Recipe, Training
+from training.data.digits import Digits
+from training.evaluate import evaluate
+from training.models.network import Network
+from training.stn import parameter_groups
+
+CHECKPOINT = "checkpoint.pt"
+LOG = "log.jsonl"
+WARM_UP = 0.1
+"""Share of the steps in which `one_cycle` climbs to the learning rate."""
+
+Watch = Callable[[int, int, float], None]
+"""Called after every step with the steps done, the steps in all, and the loss."""
+
+
+def train(recipe: Recipe, directory: Path, device: torch.device, watch: Watch | None = None) -> Checkpoint:
+    """Train a recipe to its end; a run of the same recipe that was cut off in `directory` goes on.
+
+    Args:
+        recipe: what to train.
+        directory: where the checkpoint and the log go, after every epoch.
+        device: where to train.
+        watch: told of every step.
+
+    Returns:
+        The last checkpoint, also when it had been reached before.
+
+    Raises:
+        CheckpointError: the directory holds a run of another recipe.
+        DataError: the data cannot be had.
+    """
+    data = load_data(recipe, device)
+    torch.manual_seed(recipe.seed)
+    network = build_network(recipe, data.input_size, len(data.labels))
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
+    optimizer = build_optimizer(network, recipe.training)
+    checkpoint = _resume(recipe, directory, network, optimizer)
+    start = checkpoint.epoch if checkpoint else 0
+
+    steps_per_epoch = max(1, data.train_count // recipe.training.batch_size)
+    steps = steps_per_epoch * recipe.training.epochs
+    for epoch in range(start, recipe.training.epochs):
+        torch.manual_seed(recipe.seed * 1_000_003 + epoch)  # a resumed run drops out what an uninterrupted one does
+        network.train()
+        started, losses = time.perf_counter(), []
+        for index, (images, targets) in enumerate(data.train_batches(epoch, recipe.training.batch_size)):
+            step = epoch * steps_per_epoch + index
+            set_learning_rate(optimizer, learning_rate_factor(recipe.training, step / steps))
+            loss = training_step(network, optimizer, images, targets, recipe.training)
+            losses.append(loss.detach())
+            if watch:
+                watch(step + 1, steps, float(loss))
+        metrics = evaluate(network, data.test_batches()) if is_evaluated(epoch + 1, recipe.training.epochs) else {}
+        checkpoint = Checkpoint(
+            recipe=recipe,
+            labels=data.labels,
+            input_size=data.input_size,
+            epoch=epoch + 1,
+            model=network.state_dict(),
+            optimizer=optimizer.state_dict(),
+            data_source=data.source,
+            data_sha256=data.sha256,
+            metrics=metrics,
+        )
+        save_checkpoint(checkpoint, directory / CHECKPOINT)
+        seconds = round(time.perf_counter() - started, 2)
+        _log(directory, {"epoch": epoch + 1, "loss": float(torch.stack(losses).mean()), "seconds": seconds, **metrics})
+    return load_checkpoint(directory / CHECKPOINT)
+
+
+def training_step(
+    network: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, targets: Tensor, training: Training
+) -> Tensor:
+    """One step of gradient descent; the loss of the batch before it."""
+    images = images.contiguous(memory_format=torch.channels_last)
+    with autocast(images.device, training):
+        logits, _ = network(images)
+    loss = F.cross_entropy(logits.float(), targets, label_smoothing=training.label_smoothing)
+    optimizer.zero_grad()
+    loss.backward()
+    if training.gradient_clip:
+        nn.utils.clip_grad_norm_(network.parameters(), training.gradient_clip)
+    optimizer.step()
+    return loss
+
+
+def load_data(recipe: Recipe, device: torch.device) -> Digits:
+    """The data set of a recipe."""
+    return Digits(recipe.data, device, recipe.seed)
+
+
+def build_optimizer(network: Network, training: Training) -> torch.optim.Optimizer:
+    """SGD with momentum or AdamW, with a learning rate of their own for localisation networks."""
+    groups = parameter_groups(network, training.learning_rate, training.localization_multiplier)
+    if training.optimizer == "adamw":
+        return torch.optim.AdamW(groups, weight_decay=training.weight_decay, fused=True)
+    return torch.optim.SGD(groups, momentum=training.momentum, weight_decay=training.weight_decay, fused=True)
+
+
+def learning_rate_factor(training: Training, progress: float) -> float:
+    """What the learning rate is multiplied by, `progress` from 0 to 1 through the recipe."""
+    if training.schedule == "step":
+        return 0.1 ** int(3 * progress)
+    if progress < WARM_UP:
+        return 0.02 + 0.98 * progress / WARM_UP
+    return (1 + cos(pi * (progress - WARM_UP) / (1 - WARM_UP))) / 2
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Each group's own rate times the factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+
+
+def autocast(device: torch.device, training: Training) -> AbstractContextManager[Any]:
+    """The recipe's precision. Grids stay in float32: see `training.stn.Transform`."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bf16")
+
+
+def is_evaluated(epoch: int, epochs: int) -> bool:
+    """About twenty evaluations a run, the last epoch always among them."""
+    return epoch % max(1, epochs // 20) == 0 or epoch == epochs
+
+
+def read_log(directory: Path) -> Iterator[dict[str, float]]:
+    """The log of a run, one dictionary an epoch."""
+    with (directory / LOG).open() as lines:
+        yield from map(json.loads, lines)
+
+
+def _resume(recipe: Recipe, directory: Path, network: Network, optimizer: torch.optim.Optimizer) -> Checkpoint | None:
+    path = directory / CHECKPOINT
+    if not path.exists():
+        return None
+    checkpoint = load_checkpoint(path)
+    if checkpoint.recipe != recipe:
+        raise CheckpointError(
+            f"{path} is a run of a different recipe ('{checkpoint.recipe.name}', or the same one with other settings); "
+            "give another --output, or --restart to begin anew"
+        )
+    network.load_state_dict(checkpoint.model)
+    optimizer.load_state_dict(checkpoint.optimizer)
+    return checkpoint
+
+
+def _log(directory: Path, entry: dict[str, float]) -> None:
+    with (directory / LOG).open("a") as lines:
+        lines.write(json.dumps(entry) + "\n")
