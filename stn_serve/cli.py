@@ -1,11 +1,11 @@
 """The command `stn`.
 
-Its commands live beside what they command and are imported when they run, so that `stn serve` and `stn --help` work where
-torch is not installed. Each is a plain function with typer annotations, its docstring the long help:
-`COMMANDS` names its module, the function and the line that `stn --help` shows.
+Its commands live beside what they command and are imported when they run, so that `stn serve` and `stn --help` work
+where torch is not installed. Each is a plain function with typer annotations, its docstring the long help: `COMMANDS`
+names its module, the function and the line that `stn --help` shows.
 
-What a user can mend ends as one line on stderr and exit code 2: commands raise `ServingError`, `ValueError` or `OSError` with
-a message for the user. Set `STN_TRACEBACK=1` to see where it came from.
+What a user can mend ends as one line on stderr and exit code 2: commands raise `ServingError`, `ValueError` or
+`OSError` with a message for the user. Set `STN_TRACEBACK=1` to see where it came from.
 """
 
 from __future__ import annotations

@@ -1,0 +1,175 @@
+"""The models that are served: each version with its batcher and its statistics, and why others are not."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from stn_serve.batcher import Answer, Batcher, BatchingPolicy
+from stn_serve.model import Model
+from stn_serve.repository import read_config
+from stn_serve.session import instance_count
+from stn_serve.statistics import Statistics
+from stn_serve.validation import InferRequest, ValidRequest, validate
+from stn_serve.warmup import warm_up
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """One version, ready to answer."""
+
+    model: Model
+    batcher: Batcher
+    statistics: Statistics
+    load_s: float
+    """Seconds that loading and warm-up took."""
+
+    @classmethod
+    def load(cls, directory: Path, version: int) -> ServedModel:
+        """Load and warm up one version.
+
+        Raises:
+            ConfigurationError: it cannot be served; says why.
+        """
+        started = time.perf_counter()
+        config = read_config(directory)
+        model = Model.load(directory, version, config)
+        warm_up(model, directory)
+        statistics = Statistics()
+        policy = BatchingPolicy.from_config(config)
+        batcher = Batcher(model.name, model.run, policy, statistics, instance_count(config))
+        return cls(model, batcher, statistics, time.perf_counter() - started)
+
+    async def infer(self, request: InferRequest) -> Answer:
+        """Validate, queue, run and count one tensor request."""
+        with self.counting_failures():
+            return await self.run(validate(request, self.model), request.timeout_us)
+
+    async def run(self, request: ValidRequest, timeout_us: int = 0) -> Answer:
+        """Queue and run one request, and count it if it succeeds."""
+        started_ns = time.perf_counter_ns()
+        answer = await self.batcher.infer(request.inputs, request.outputs, request.rows, timeout_us)
+        elapsed_ns = time.perf_counter_ns() - started_ns
+        self.statistics.record_success(request.rows, elapsed_ns, answer.queue_ns, answer.phases)
+        return answer
+
+    @contextmanager
+    def counting_failures(self) -> Iterator[None]:
+        """Count the request that fails inside."""
+        started_ns = time.perf_counter_ns()
+        try:
+            yield
+        except ServingError as error:
+            self.statistics.record_failure(time.perf_counter_ns() - started_ns, error.failure_reason)
+            raise
+        except asyncio.CancelledError:
+            self.statistics.record_failure(time.perf_counter_ns() - started_ns, "CANCELED")
+            raise
+
+
+@dataclass(frozen=True, slots=True)
+class IndexEntry:
+    """A version in the repository index; without `served` it is unavailable, and `reason` says why."""
+
+    name: str
+    version: int | None
+    """None where the configuration is too broken to tell."""
+    served: ServedModel | None = None
+    reason: str = ""
+
+
+class ModelRegistry:
+    """What the server has, by name and version."""
+
+    def __init__(self, entries: Sequence[IndexEntry]) -> None:
+        self.index = tuple(entries)
+        self._served: dict[str, dict[int, ServedModel]] = {}
+        for entry in entries:
+            versions = self._served.setdefault(entry.name, {})
+            if entry.served:
+                versions[entry.served.model.version] = entry.served
+
+    @classmethod
+    def load(cls, repository: Path) -> Self:
+        """Load every model of a repository; a broken one is named in the index and does not hinder the others.
+
+        Raises:
+            ConfigurationError: there is no model, or none that can be served.
+        """
+        entries = [entry for directory in model_directories(repository) for entry in _load_versions(directory)]
+        if not any(entry.served for entry in entries):
+            reasons = "; ".join(entry.reason for entry in entries)
+            raise ConfigurationError(f"no model of {repository} can be served: {reasons}")
+        return cls(entries)
+
+    def __iter__(self) -> Iterator[ServedModel]:
+        return (served for versions in self._served.values() for served in versions.values())
+
+    def find(self, name: str, version: str = "") -> ServedModel:
+        """A version that is ready; of none in particular, the newest.
+
+        Raises:
+            NotFound: no such model or version, or it is not ready.
+            InvalidRequest: the version is not a number.
+        """
+        unknown = f"Request for unknown model: '{name}'"
+        versions = self._served.get(name)
+        if versions is None:
+            raise NotFound(f"{unknown} is not found")
+        if not version:
+            if not versions:
+                raise NotFound(f"{unknown} has no available versions; the repository index says why")
+            return versions[max(versions)]
+        served = versions.get(parse_version(version))
+        if served is None:
+            raise NotFound(f"{unknown} version {version} is not found")
+        return served
+
+    def find_all(self, name: str) -> list[ServedModel]:
+        """Every version of a model that is ready, oldest first.
+
+        Raises:
+            NotFound: no such model, or none of its versions is ready.
+        """
+        self.find(name)
+        return [served for _, served in sorted(self._served[name].items())]
+
+    async def close(self) -> None:
+        """Finish what is queued."""
+        await asyncio.gather(*(served.batcher.close() for served in self))
+
+
+def parse_version(version: str) -> int:
+    """A version of the protocol as a number.
+
+    Raises:
+        InvalidRequest: it is not one above 0.
+    """
+    if not (version.isascii() and version.isdecimal() and int(version[:20]) > 0):
+        raise InvalidRequest(
+            f"failed to get model version from specified version string '{version}', "
+            "version should be an integral value > 0"
+        )
+    return int(version[:20])
+
+
+def _load_versions(directory: Path) -> Iterator[IndexEntry]:
+    try:
+        versions = served_versions(directory, read_config(directory))
+    except ConfigurationError as error:
+        yield _unavailable(directory.name, None, error)
+        return
+    for version in versions:
+        try:
+            yield IndexEntry(directory.name, version, ServedModel.load(directory, version))
+        except ConfigurationError as error:
+            yield _unavailable(directory.name, version, error)
+
+
+def _unavailable(name: str, version: int | None, error: ConfigurationError) -> IndexEntry:
+    logger.error("model '%s' is not served: %s", name, error)
+    return IndexEntry(name, version, reason=str(error))

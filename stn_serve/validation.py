@@ -1,0 +1,150 @@
+"""A tensor request held against a model's signature, before it may queue. Messages follow Triton's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
+
+from stn_serve.errors import InvalidRequest
+from stn_serve.model import Model, TensorSignature
+from stn_serve.tensors import Buffer, byte_size, from_raw
+
+Array = NDArray[Any]
+
+BATCH_NOTE = (
+    " NOTE: Setting a non-zero max_batch_size in the model config requires a batch dimension to be prepended to each "
+    "input shape. If you want to specify the full shape including the batch dim in your input dims config, try setting "
+    "max_batch_size to zero. See the model configuration docs for more info on max_batch_size."
+)
+
+
+@dataclass(slots=True)
+class WireTensor:
+    """An input as a transport found it."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    data: Buffer | Array
+    """Raw bytes, or an array of the datatype with as many elements as the caller sent."""
+
+
+@dataclass(kw_only=True, slots=True)
+class InferRequest:
+    """A tensor request as a transport found it."""
+
+    model_name: str
+    model_version: str = ""
+    id: str = ""
+    inputs: Sequence[WireTensor] = ()
+    outputs: Sequence[str] = ()
+    """Names of the outputs wanted; none means all."""
+    timeout_us: int = 0
+
+
+class ValidRequest(NamedTuple):
+    """What the model can run."""
+
+    inputs: dict[str, Array]
+    outputs: Sequence[str]
+    rows: int
+
+
+def validate(request: InferRequest, model: Model) -> ValidRequest:
+    """The request as arrays of the model's shapes and datatypes.
+
+    Raises:
+        InvalidRequest: an input or output is unknown, missing, given twice, or of another datatype, shape or size.
+    """
+    tensors = _by_name(request, model)
+    outputs = _outputs(request, model)
+    missing = [spec.name for spec in model.inputs if spec.name not in tensors]
+    if missing:
+        raise _refusal(
+            request,
+            f"expected {len(model.inputs)} inputs but got {len(tensors)} inputs for model '{model.name}'. "
+            f"Got input(s) {list(tensors)}, but missing required input(s) {missing}. "
+            "Please provide all required input(s).",
+        )
+    rows = _rows(request, model, tensors)
+    return ValidRequest(
+        {spec.name: _array(request, model, spec, tensors[spec.name]) for spec in model.inputs}, outputs, rows
+    )
+
+
+def _by_name(request: InferRequest, model: Model) -> dict[str, WireTensor]:
+    known = {spec.name for spec in model.inputs}
+    tensors: dict[str, WireTensor] = {}
+    for tensor in request.inputs:
+        if tensor.name not in known:
+            raise InvalidRequest(f"unexpected inference input '{tensor.name}' for model '{model.name}'")
+        if tensor.name in tensors:
+            raise _refusal(request, f"input '{tensor.name}' already exists in request")
+        tensors[tensor.name] = tensor
+    return tensors
+
+
+def _outputs(request: InferRequest, model: Model) -> Sequence[str]:
+    known = [spec.name for spec in model.outputs]
+    for name in request.outputs:
+        if name not in known:
+            raise InvalidRequest(f"unexpected inference output '{name}' for model '{model.name}'")
+    return request.outputs or known
+
+
+def _rows(request: InferRequest, model: Model, tensors: dict[str, WireTensor]) -> int:
+    """Rows of the request, the same in every input; 1 for a model that does not batch."""
+    if not model.max_batch_size:
+        return 1
+    sizes = {name: tensor.shape[0] if tensor.shape else 0 for name, tensor in tensors.items()}
+    rows = next(iter(sizes.values()))
+    if rows > model.max_batch_size:
+        raise _refusal(request, f"inference request batch-size must be <= {model.max_batch_size} for '{model.name}'")
+    if any(size != rows for size in sizes.values()):
+        raise _refusal(request, f"inputs of one request differ in batch size for model '{model.name}': {sizes}")
+    return rows
+
+
+def _array(request: InferRequest, model: Model, spec: TensorSignature, tensor: WireTensor) -> Array:
+    where = f"for input '{spec.name}' for model '{model.name}'"
+    if tensor.datatype != spec.datatype:
+        raise _refusal(
+            request,
+            f"inference input '{spec.name}' data-type is '{tensor.datatype or '<invalid>'}', "
+            f"but model '{model.name}' expects '{spec.datatype}'",
+        )
+    if not _shape_fits(tensor.shape, spec):
+        raise _refusal(
+            request,
+            f"unexpected shape {where}. Expected {_brackets(spec.shape)}, got {_brackets(tensor.shape)}."
+            + (BATCH_NOTE if spec.batched else ""),
+        )
+    expected = byte_size(spec.datatype, tensor.shape)
+    received = tensor.data.nbytes if hasattr(tensor.data, "nbytes") else len(tensor.data)
+    if expected is not None and expected != received:
+        raise _refusal(request, f"input byte size mismatch {where}. Expected {expected}, got {received}")
+    if not isinstance(tensor.data, Buffer):
+        return tensor.data.reshape(tensor.shape)
+    try:
+        return from_raw(tensor.data, spec.datatype, tensor.shape)
+    except ValueError as error:
+        raise _refusal(request, f"{error} {where}") from error
+
+
+def _shape_fits(shape: tuple[int, ...], spec: TensorSignature) -> bool:
+    expected = spec.shape
+    sizes_fit = len(shape) == len(expected) and all(
+        actual == dim or (dim == -1 and actual >= 0) for actual, dim in zip(shape, expected, strict=True)
+    )
+    return sizes_fit and not (spec.batched and shape[0] == 0)
+
+
+def _refusal(request: InferRequest, message: str) -> InvalidRequest:
+    return InvalidRequest(f"[request id: {request.id or '<id_unknown>'}] {message}")
+
+
+def _brackets(shape: Sequence[int]) -> str:
+    return f"[{','.join(map(str, shape))}]"
