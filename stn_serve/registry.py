@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
+
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from stn_serve.batcher import Answer, Batcher, BatchingPolicy
+from stn_serve.errors import ConfigurationError, InvalidRequest, NotFound, ServingError
 from stn_serve.model import Model
-from stn_serve.repository import read_config
+from stn_serve.repository import model_directories, read_config, served_versions
 from stn_serve.session import instance_count
 from stn_serve.statistics import Statistics
 from stn_serve.validation import InferRequest, ValidRequest, validate
@@ -29,14 +36,13 @@ class ServedModel:
     """Seconds that loading and warm-up took."""
 
     @classmethod
-    def load(cls, directory: Path, version: int) -> ServedModel:
+    def load(cls, directory: Path, version: int, config: ModelConfig) -> Self:
         """Load and warm up one version.
 
         Raises:
             ConfigurationError: it cannot be served; says why.
         """
         started = time.perf_counter()
-        config = read_config(directory)
         model = Model.load(directory, version, config)
         warm_up(model, directory)
         statistics = Statistics()
@@ -159,13 +165,14 @@ def parse_version(version: str) -> int:
 
 def _load_versions(directory: Path) -> Iterator[IndexEntry]:
     try:
-        versions = served_versions(directory, read_config(directory))
+        config = read_config(directory)
+        versions = served_versions(directory, config)
     except ConfigurationError as error:
         yield _unavailable(directory.name, None, error)
         return
     for version in versions:
         try:
-            yield IndexEntry(directory.name, version, ServedModel.load(directory, version))
+            yield IndexEntry(directory.name, version, ServedModel.load(directory, version, config))
         except ConfigurationError as error:
             yield _unavailable(directory.name, version, error)
 
