@@ -18,7 +18,7 @@ from stn_serve.drawing import captioned, contact_sheet
 from stn_serve.errors import InvalidRequest, ServingError
 from stn_serve.prediction import Prediction, Transform
 
-Outcome = Prediction | ServingError
+Answer = tuple[Path, Prediction | ServingError]
 
 
 def predict(
@@ -47,43 +47,44 @@ def predict(
     """
     with Client(url, timeout_s=timeout_s) as client:
         outcomes = client.predict_many(images, model=model, version=version, top_k=top_k)
+    answers = list(zip(images, outcomes, strict=True))
     if as_json:
-        for path, outcome in zip(images, outcomes, strict=True):
-            typer.echo(json.dumps({"image": str(path)} | _document(outcome), ensure_ascii=False))
+        typer.echo("\n".join(json.dumps(_document(*answer), ensure_ascii=False) for answer in answers))
     else:
-        Console().print(_table(images, outcomes))
+        Console().print(_table(answers))
     if draw:
-        _draw(draw, images, outcomes)
-    _report_errors(images, outcomes)
+        _draw(draw, answers)
+    _report_errors(answers)
 
 
-def _document(outcome: Outcome) -> dict[str, object]:
+def _document(path: Path, outcome: Prediction | ServingError) -> dict[str, object]:
     if isinstance(outcome, ServingError):
-        return {"error": str(outcome)}
-    return {"label": outcome.label, "probability": outcome.probability} | asdict(outcome, dict_factory=_plain)
+        return {"image": str(path), "error": str(outcome)}
+    summary = {"image": str(path), "label": outcome.label, "probability": outcome.probability}
+    return summary | asdict(outcome, dict_factory=_plain)
 
 
 def _plain(items: list[tuple[str, object]]) -> dict[str, object]:
     return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in items}
 
 
-def _table(images: Sequence[Path], outcomes: Sequence[Outcome]) -> Table:
+def _table(answers: Sequence[Answer]) -> Table:
     table = Table("image", "label", "probability", "transformer", "rotation", "scale", "where it looked")
-    for path, outcome in zip(images, outcomes, strict=True):
+    for path, outcome in answers:
         if isinstance(outcome, ServingError):
             table.add_row(path.name, "[red]error")
         else:
-            table.add_row(path.name, *_answer(outcome), *_looks(outcome.transforms))
+            table.add_row(path.name, *_classes(outcome), *_looks(outcome.transforms))
     return table
 
 
-def _answer(prediction: Prediction) -> tuple[str, str]:
-    """One line for each class."""
+def _classes(prediction: Prediction) -> tuple[str, str]:
+    """Label and probability, one line for each class."""
     return "\n".join(prediction.labels), "\n".join(f"{probability:.1%}" for probability in prediction.probabilities)
 
 
 def _looks(transforms: Sequence[Transform]) -> tuple[str, str, str, str]:
-    """One line for each transformer."""
+    """Name, rotation, scale and place, one line for each transformer."""
     return (
         "\n".join(transform.name for transform in transforms),
         "\n".join(f"{round(transform.pose.rotation_degrees):+d}°" for transform in transforms),
@@ -98,26 +99,15 @@ def _where(transform: Transform) -> str:
     return f"around ({x:.0f}, {y:.0f})" + (f", {outside:.0%} of it outside" if outside >= 0.005 else "")
 
 
-def _draw(target: Path, images: Sequence[Path], outcomes: Sequence[Outcome]) -> None:
-    answered = [
-        (path, outcome) for path, outcome in zip(images, outcomes, strict=True) if isinstance(outcome, Prediction)
+def _draw(target: Path, answers: Sequence[Answer]) -> None:
+    pictures = [
+        captioned(outcome.draw(path), path.name) for path, outcome in answers if isinstance(outcome, Prediction)
     ]
-    pictures = [prediction.draw(path) for path, prediction in answered]
-    if len(pictures) > 1:
-        pictures = [
-            contact_sheet(
-                [captioned(picture, path.name) for picture, (path, _) in zip(pictures, answered, strict=True)]
-            )
-        ]
-    for picture in pictures:
-        picture.save(target)
+    if pictures:
+        contact_sheet(pictures).save(target)
 
 
-def _report_errors(images: Sequence[Path], outcomes: Sequence[Outcome]) -> None:
-    failed = [
-        f"{path}: {outcome}"
-        for path, outcome in zip(images, outcomes, strict=True)
-        if isinstance(outcome, ServingError)
-    ]
+def _report_errors(answers: Sequence[Answer]) -> None:
+    failed = [f"{path}: {outcome}" for path, outcome in answers if isinstance(outcome, ServingError)]
     if failed:
         raise InvalidRequest("; ".join(failed))
