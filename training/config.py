@@ -68,6 +68,14 @@ class Recipe:
         """Plain dictionaries and lists, as a checkpoint keeps them; `recipe_from_fields` reads them back."""
         return asdict(self)
 
+    def changed(self, settings: Sequence[str]) -> Recipe:
+        """This recipe with settings applied, as `load_recipe` does.
+
+        Raises:
+            RecipeError: a setting that does not fit.
+        """
+        return _with_settings(self.to_fields(), settings, self.name)
+
 
 _ADAPTER = TypeAdapter(Recipe)
 
@@ -96,9 +104,7 @@ def load_recipe(recipe: str, settings: Sequence[str] = ()) -> Recipe:
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"recipe {path} is not TOML: {error}") from error
     fields.setdefault("name", path.stem)
-    for setting in settings:
-        _apply(fields, setting)
-    return recipe_from_fields(fields, source=str(path))
+    return _with_settings(fields, settings, str(path))
 
 
 def recipe_from_fields(fields: dict[str, Any], *, source: str = "recipe") -> Recipe:
@@ -113,6 +119,12 @@ def recipe_from_fields(fields: dict[str, Any], *, source: str = "recipe") -> Rec
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "recipe"
         raise RecipeError(f"{source}: {place}: {first['msg']}, got {first['input']!r}") from error
+
+
+def _with_settings(fields: dict[str, Any], settings: Sequence[str], source: str) -> Recipe:
+    for setting in settings:
+        _apply(fields, setting)
+    return recipe_from_fields(fields, source=source)
 
 
 def _apply(fields: dict[str, Any], setting: str) -> None:

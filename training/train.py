@@ -66,7 +66,7 @@ def train(recipe: Recipe, directory: Path, device: torch.device, watch: Watch | 
             loss = training_step(network, optimizer, images, targets, recipe.training)
             losses.append(loss.detach())
             if watch:
-                watch(step + 1, steps, float(loss))
+                watch(step + 1, steps, float(losses[-1]))
         metrics = evaluate(network, data.test_batches()) if is_evaluated(epoch + 1, recipe.training.epochs) else {}
         checkpoint = Checkpoint(
             recipe=recipe,

@@ -30,7 +30,7 @@ MD5 = {
 }
 
 
-class DataError(RuntimeError):
+class DataError(ValueError):
     """A data set that is missing or damaged; says which file and what to do."""
 
 

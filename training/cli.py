@@ -1,0 +1,153 @@
+"""The commands `stn train` and `stn evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from PIL.Image import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from training.checkpoint import Checkpoint, build_network, load_checkpoint
+from training.config import Recipe, load_recipe
+from training.data.digits import Digits
+from training.evaluate import evaluate as evaluate_network
+from training.models.digits import count_parameters
+from training.models.network import Network
+from training.pictures import contact_sheet, draw_curves, stack
+from training.train import CHECKPOINT, LOG, load_data, read_log
+from training.train import train as train_recipe
+
+SHEET_IMAGES = 10
+CONSOLE = Console(soft_wrap=True)
+
+RecipeArgument = Annotated[
+    str, typer.Argument(help="Name of a recipe that comes with stn-serve, or the path of a .toml file.")
+]
+SettingsOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change a field of the recipe, such as training.epochs=3. Can be repeated."),
+]
+DeviceOption = Annotated[str, typer.Option(help="Where to compute: auto takes CUDA if there is one.")]
+
+
+def train(
+    recipe: RecipeArgument,
+    output: Annotated[
+        Path | None, typer.Option(help="Where the checkpoint, the log and the pictures go; runs/RECIPE by default.")
+    ] = None,
+    settings: SettingsOption = None,
+    restart: Annotated[bool, typer.Option(help="Begin anew where a run is already in the output folder.")] = False,
+    device: DeviceOption = "auto",
+) -> None:
+    """Train a network from a recipe.
+
+    A run that was cut off goes on where it stopped: give the same command again. The output folder holds checkpoint.pt,
+    log.jsonl (one line an epoch), curves.png and transforms.png (what the transformers look at, before and after).
+
+    Examples:
+        stn train digits_rts
+
+        stn train digits_rts --set training.epochs=5 --set seed=1 --output runs/short
+
+        stn train my_recipe.toml --device cuda
+    """
+    chosen = load_recipe(recipe, settings or [])
+    directory = output or Path("runs") / chosen.name
+    if restart:
+        for name in (CHECKPOINT, LOG):
+            (directory / name).unlink(missing_ok=True)
+    checkpoint = run(chosen, directory, pick_device(device), CONSOLE)
+    CONSOLE.print(f"Finished: {_summary(checkpoint.metrics)}")
+    CONSOLE.print(f"In {directory}: {', '.join(sorted(path.name for path in directory.iterdir()))}")
+    CONSOLE.print(f"Next: stn export {directory / CHECKPOINT} --repository model_repository --name {chosen.name}")
+
+
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint.pt that `stn train` wrote.")],
+    picture: Annotated[
+        Path | None, typer.Option(help="Also draw what the transformers look at on test images, as a PNG.")
+    ] = None,
+    settings: SettingsOption = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Measure a checkpoint on its test set.
+
+    Examples:
+        stn evaluate runs/digits_rts/checkpoint.pt
+
+        stn evaluate runs/digits_rts/checkpoint.pt --set data.test_copies=10 --picture transforms.png
+    """
+    loaded = load_checkpoint(checkpoint)
+    recipe = loaded.recipe.changed(settings or [])
+    where = pick_device(device)
+    network = loaded.build_network().to(where)
+    data = load_data(recipe, where)
+    if data.sha256 != loaded.data_sha256:
+        CONSOLE.print(f"Note: trained on {loaded.data_source}, measured on {data.source}: not the same data.")
+    CONSOLE.print(_summary(evaluate_network(network, data.test_batches())))
+    if picture:
+        _sheet(network, data).save(picture)
+        CONSOLE.print(f"Wrote {picture}")
+
+
+def run(recipe: Recipe, directory: Path, device: torch.device, console: Console) -> Checkpoint:
+    """Train with a progress bar; the pictures are drawn at the end."""
+    data = load_data(recipe, device)
+    torch.manual_seed(recipe.seed)
+    untrained = build_network(recipe, data.input_size, len(data.labels)).to(device)
+    console.print(
+        f"[bold]{recipe.name}[/] on {device}: {data.train_count:,} images an epoch ({data.source}), "
+        f"{count_parameters(untrained):,} parameters, {recipe.training.epochs} epochs"
+    )
+    with _progress(console) as progress:
+        task = progress.add_task("training", total=None, loss="")
+        checkpoint = train_recipe(
+            recipe,
+            directory,
+            device,
+            lambda step, steps, loss: progress.update(task, completed=step, total=steps, loss=f"loss {loss:.3f}"),
+        )
+    trained = checkpoint.build_network().to(device)
+    stack([("Before training", _sheet(untrained, data)), ("After training", _sheet(trained, data))]).save(
+        directory / "transforms.png"
+    )
+    draw_curves(list(read_log(directory)), recipe.name, directory / "curves.png")
+    return checkpoint
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of a name; `auto` is CUDA where there is one.
+
+    Raises:
+        ValueError: no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from error
+
+
+def _sheet(network: Network, data: Digits) -> Image:
+    images, targets = next(iter(data.test_batches()))
+    return contact_sheet(network, images[:SHEET_IMAGES], targets[:SHEET_IMAGES], data.labels)
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("steps, {task.fields[loss]}"),
+        TimeRemainingColumn(),
+        console=console,
+    )
+
+
+def _summary(metrics: dict[str, float]) -> str:
+    return f"test error {metrics['error_percent']:.2f} % on {metrics['images']:,.0f} images"
