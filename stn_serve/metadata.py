@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from math import inf
 from typing import Any, Literal, Self, get_args
 
 METADATA_KEY = "stn"
@@ -31,6 +32,12 @@ class InputImage:
     resize: Resize = "stretch"
     """`stretch` maps the whole image onto the input; `crop` scales the shorter side and takes the centre."""
 
+    def __post_init__(self) -> None:
+        _at_least("input.height", self.height, 1)
+        _at_least("input.width", self.width, 1)
+        _one_of("input.color", self.color, get_args(Color))
+        _one_of("input.resize", self.resize, get_args(Resize))
+
     @property
     def channels(self) -> int:
         """1 for gray, 3 for RGB."""
@@ -44,6 +51,11 @@ class ControlGrid:
     size: int
     regularization: float = 0.0
 
+    def __post_init__(self) -> None:
+        _at_least("control_grid.size", self.size, 2)
+        if not isinstance(self.regularization, int | float) or not 0 <= self.regularization < inf:
+            raise ValueError(f"control_grid.regularization is {self.regularization!r}, expected a number, not negative")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Transformer:
@@ -54,6 +66,12 @@ class Transformer:
     """What it samples: `image`, or the feature map it stands before, such as `conv2`."""
     output_size: tuple[int, int]
     """Height and width of the map it produces."""
+
+    def __post_init__(self) -> None:
+        _string("transformers.name", self.name)
+        _string("transformers.place", self.place)
+        for side in self.output_size:
+            _at_least("transformers.output_size", side, 1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,6 +87,16 @@ class ModelMetadata:
     control_grid: ControlGrid | None = None
     """Only for `thin_plate_spline`."""
 
+    def __post_init__(self) -> None:
+        _one_of("task", self.task, get_args(Task))
+        _one_of("transform", self.transform, (None, *get_args(TransformKind)))
+        for label in self.labels:
+            _string("labels", label)
+        if (self.transform is None) != (not self.transformers):
+            raise ValueError(f"transform is {self.transform!r} with {len(self.transformers)} transformers")
+        if (self.transform == "thin_plate_spline") != (self.control_grid is not None):
+            raise ValueError(f"transform is {self.transform!r} with control_grid {self.control_grid}")
+
     def to_json(self) -> str:
         """The document as compact JSON."""
         return json.dumps({"schema_version": SCHEMA_VERSION, **asdict(self)}, separators=(",", ":"))
@@ -83,7 +111,7 @@ class ModelMetadata:
         try:
             fields = json.loads(document)
             version = fields.pop("schema_version")
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise ValueError(f"metadata '{METADATA_KEY}' is not a JSON object with a schema_version") from error
         if version != SCHEMA_VERSION:
             raise ValueError(f"metadata '{METADATA_KEY}' has schema_version {version}, expected {SCHEMA_VERSION}")
@@ -96,21 +124,20 @@ class ModelMetadata:
     def _from_fields(
         cls,
         *,
-        task: str,
+        task: Task,
         labels: list[str],
         input: dict[str, Any],  # noqa: A002 - the document's own name
-        transform: str | None,
+        transform: TransformKind | None,
         transformers: list[dict[str, Any]],
         control_grid: dict[str, Any] | None,
     ) -> Self:
-        _one_of("task", task, get_args(Task))
-        _one_of("input.color", input.get("color"), get_args(Color))
-        _one_of("transform", transform, (None, *get_args(TransformKind)))
+        if isinstance(labels, str):
+            raise ValueError(f"labels is {labels!r}, expected a list of strings")  # noqa: TRY004 - as in _string
         return cls(
-            task=task,  # type: ignore[arg-type]  # checked above
+            task=task,
             labels=tuple(labels),
             input=InputImage(**input),
-            transform=transform,  # type: ignore[arg-type]  # checked above
+            transform=transform,
             transformers=tuple(_transformer(**fields) for fields in transformers),
             control_grid=ControlGrid(**control_grid) if control_grid else None,
         )
@@ -119,6 +146,16 @@ class ModelMetadata:
 def _transformer(*, name: str, place: str, output_size: list[int]) -> Transformer:
     height, width = output_size
     return Transformer(name=name, place=place, output_size=(height, width))
+
+
+def _at_least(field: str, value: object, smallest: int) -> None:
+    if type(value) is not int or value < smallest:
+        raise ValueError(f"{field} is {value!r}, expected a whole number of at least {smallest}")
+
+
+def _string(field: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise ValueError(f"{field} holds {value!r}, expected a string")  # noqa: TRY004 - documents that do not fit are ValueErrors
 
 
 def _one_of(field: str, value: object, allowed: tuple[object, ...]) -> None:
