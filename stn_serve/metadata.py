@@ -125,7 +125,7 @@ class ModelMetadata:
         cls,
         *,
         task: Task,
-        labels: list[str],
+        labels: list[str] | str,
         input: dict[str, Any],  # noqa: A002 - the document's own name
         transform: TransformKind | None,
         transformers: list[dict[str, Any]],
