@@ -105,7 +105,12 @@ class Client:
     def _ask(self, request: pb.PredictRequest, timeout_s: float) -> list[Prediction | ServingError]:
         if not request.images:
             return []
-        response = self._transport.predict(request, timeout_s)
+        try:
+            response = self._transport.predict(request, timeout_s)
+        except InvalidRequest as error:  # a request of a single image fails with that image's error
+            if len(request.images) > 1:
+                raise
+            return [error]
         return [_outcome(result, response) for result in response.results]
 
     def _find_only_model(self, timeout_s: float) -> str:

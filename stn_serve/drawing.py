@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import cycle
 from math import ceil, sqrt
 from typing import TYPE_CHECKING
 
@@ -31,10 +32,12 @@ def draw(image: Image.Image, prediction: Prediction) -> Image.Image:
 
     The thick edge of an outline is the crop's top.
     """
-    overlay = draw_outlines(image, [transform.outline for transform in prediction.transforms])
+    seen = [transform for transform in prediction.transforms if transform.outline.size]
+    overlay = draw_outlines(image, [transform.outline for transform in seen])
+    side = overlay.height // max(1, ceil(sqrt(len(seen))))
     crops = [
-        _framed(prediction.rectify(image, index), color, _crop_side(overlay.height, len(prediction.transforms)))
-        for index, color in zip(range(len(prediction.transforms)), _colors(prediction), strict=True)
+        _framed(prediction.rectify(image, transform.name), color, side)
+        for transform, color in zip(seen, cycle(COLORS), strict=False)
     ]
     picture = _side_by_side(overlay, crops)
     return captioned(picture, f"{prediction.label}   {prediction.probability:.1%}")
@@ -49,7 +52,7 @@ def draw_outlines(image: Image.Image, outlines: Sequence[Array]) -> Image.Image:
     left, top, right, bottom = _margins(size, scaled)
     canvas = Image.new("RGB", (size[0] + left + right, size[1] + top + bottom), PAPER)
     canvas.paste(enlarged, (left, top))
-    for outline, color in zip(scaled, COLORS * len(scaled), strict=False):
+    for outline, color in zip(scaled, cycle(COLORS), strict=False):
         _draw_outline(canvas, outline + np.array([left, top]), color)
     return canvas
 
@@ -77,10 +80,6 @@ def contact_sheet(pictures: Sequence[Image.Image], columns: int | None = None) -
         row, column = divmod(index, columns)
         sheet.paste(picture, (gap + column * width, gap + row * height))
     return sheet
-
-
-def _colors(prediction: Prediction) -> list[str]:
-    return [COLORS[index % len(COLORS)] for index in range(len(prediction.transforms))]
 
 
 def _scale(image: Image.Image) -> float:
@@ -112,10 +111,6 @@ def _draw_outline(canvas: Image.Image, outline: Array, color: str) -> None:
         pen.line(top_edge, ink, 2 * width + extra, joint="curve")
     layer = layer.reduce(SUPERSAMPLING)
     canvas.paste(layer, mask=layer)
-
-
-def _crop_side(height: int, count: int) -> int:
-    return height // max(1, ceil(sqrt(count)))
 
 
 def _framed(crop: Image.Image, color: str, side: int) -> Image.Image:

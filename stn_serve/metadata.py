@@ -92,6 +92,9 @@ class ModelMetadata:
         _one_of("transform", self.transform, (None, *get_args(TransformKind)))
         for label in self.labels:
             _string("labels", label)
+        names = [transformer.name for transformer in self.transformers]
+        if len(set(names)) < len(names):
+            raise ValueError(f"transformers are named {', '.join(names)}, expected each name once")
         if (self.transform is None) != (not self.transformers):
             raise ValueError(f"transform is {self.transform!r} with {len(self.transformers)} transformers")
         if (self.transform == "thin_plate_spline") != (self.control_grid is not None):

@@ -87,13 +87,15 @@ def _looks(transforms: Sequence[Transform]) -> tuple[str, str, str, str]:
     """Name, rotation, scale and place, one line for each transformer."""
     return (
         "\n".join(transform.name for transform in transforms),
-        "\n".join(f"{round(transform.pose.rotation_degrees):+d}°" for transform in transforms),
+        "\n".join(f"{transform.pose.rotation_degrees:+.1f}°" for transform in transforms),
         "\n".join(" x ".join(f"{scale:.2f}" for scale in transform.pose.scale) for transform in transforms),
         "\n".join(_where(transform) for transform in transforms),
     )
 
 
 def _where(transform: Transform) -> str:
+    if not transform.quad.size:
+        return "nowhere: theta is not finite"
     x, y = transform.quad.mean(axis=0)
     outside = 1 - transform.pose.inside_ratio
     return f"around ({x:.0f}, {y:.0f})" + (f", {outside:.0%} of it outside" if outside >= 0.005 else "")

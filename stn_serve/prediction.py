@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import nan
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -22,9 +23,17 @@ LARGEST_CROP = 2048
 """Sides of a rectified crop end here unless a size is asked for."""
 
 
+NO_POSE = Pose(
+    rotation_degrees=nan, scale=(nan, nan), shear=nan, translation=(nan, nan), determinant=nan, inside_ratio=nan
+)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Transform:
-    """Where one spatial transformer looked. Pixels are those of the caller's image, (0, 0) its top left corner."""
+    """Where one spatial transformer looked. Pixels are those of the caller's image, (0, 0) its top left corner.
+
+    Where theta is not finite, quad and outline are empty and the pose is NaN.
+    """
 
     name: str
     kind: str
@@ -53,14 +62,7 @@ class Transform:
             theta=np.array(message.theta, np.float64).reshape(tuple(message.theta_shape)),
             quad=_points(message.quad),
             outline=_points(message.outline),
-            pose=Pose(
-                rotation_degrees=message.pose.rotation_degrees,
-                scale=tuple(message.pose.scale),
-                shear=message.pose.shear,
-                translation=tuple(message.pose.translation),
-                determinant=message.pose.determinant,
-                inside_ratio=message.pose.inside_ratio,
-            ),
+            pose=_pose(message.pose) if message.HasField("pose") else NO_POSE,
             output_size=(message.output_height, message.output_width),
             regularization=message.regularization,
         )
@@ -130,9 +132,11 @@ class Prediction:
 
         Raises:
             LookupError: the model has no such transformer.
-            ValueError: the image has another size than the one this prediction is about.
+            ValueError: theta is not finite, or the image has another size than the one this prediction is about.
         """
         transform = self.transform(transformer)
+        if not transform.quad.size:
+            raise ValueError(f"transformer {transform.name} looked nowhere: its theta is not finite")
         pixels = np.atleast_3d(np.asarray(self._open(image)))
         crop = rectify(pixels, transform.theta, self.input_box, _full_size(transform), transform.regularization)
         rectified = Image.fromarray(crop[..., 0] if crop.shape[2] == 1 else crop)
@@ -160,6 +164,17 @@ class Prediction:
                 f"the prediction is about one of {width} x {height}"
             )
         return opened
+
+
+def _pose(message: pb.Pose) -> Pose:
+    return Pose(
+        rotation_degrees=message.rotation_degrees,
+        scale=tuple(message.scale),
+        shear=message.shear,
+        translation=tuple(message.translation),
+        determinant=message.determinant,
+        inside_ratio=message.inside_ratio,
+    )
 
 
 def _points(points: Iterable[pb.Point]) -> Array:

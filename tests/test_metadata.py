@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -102,6 +103,12 @@ def test_an_ill_typed_field_is_named(path: tuple[Any, ...], value: object, said:
     with pytest.raises(ValueError, match="'stn' does not fit its schema") as raised:
         ModelMetadata.from_json(json.dumps(document))
     assert said in str(raised.value)
+
+
+def test_transformers_are_told_apart_by_name() -> None:
+    first = AFFINE.transformers[0]
+    with pytest.raises(ValueError, match="transformers are named st, st, expected each name once"):
+        replace(AFFINE, transformers=(first, first))
 
 
 def test_metadata_is_checked_where_it_is_made() -> None:
