@@ -31,6 +31,7 @@ class Target(NamedTuple):
 
 
 COMMANDS = {
+    "serve": Target("stn_serve.serve", "serve", "Serve the models of a repository over gRPC and HTTP."),
     "demo": Target("export.demo", "demo", "Train, export, serve and ask: the whole way in one command."),
     "train": Target("training.cli", "train", "Train a network from a recipe."),
     "evaluate": Target("training.cli", "evaluate", "Measure a checkpoint on its test set."),

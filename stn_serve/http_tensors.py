@@ -1,0 +1,178 @@
+"""Bodies of `POST /v2/models/NAME/infer`: JSON, and JSON followed by raw tensors (the binary extension)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from numpy.typing import NDArray
+
+from stn_serve.errors import InvalidRequest, Unsupported
+from stn_serve.inference import InferResponse
+from stn_serve.model import TensorSignature
+from stn_serve.tensors import DATATYPES, Buffer, from_json, to_json, to_raw
+from stn_serve.validation import InferRequest, WireTensor
+
+Array = NDArray[Any]
+Fields = Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class HttpInferRequest:
+    """A tensor request, and how its caller wants each output."""
+
+    request: InferRequest
+    binary: Mapping[str, bool]
+    """By output, where the request says so."""
+    binary_by_default: bool
+
+
+def parse(model_name: str, model_version: str, body: Buffer, header_length: str | None) -> HttpInferRequest:
+    """A body as a tensor request; `header_length` is the `Inference-Header-Content-Length`.
+
+    Raises:
+        InvalidRequest: not the JSON of the protocol, or raw tensors of another size than it says.
+        Unsupported: it uses an extension that this server does not have.
+    """
+    document, raw = _split(body, header_length)
+    fields = _object("body", _loads(document))
+    parameters = _parameters(fields)
+    outputs = [_object("outputs", output) for output in _list(fields, "outputs")] if "outputs" in fields else []
+    request = InferRequest(
+        model_name=model_name,
+        model_version=model_version,
+        id=_get(fields, "id", str, ""),
+        inputs=_inputs(fields, raw, model_name),
+        outputs=[_name(output) for output in outputs],
+        timeout_us=max(_get(parameters, "timeout", int, 0), 0),
+    )
+    binary = {_name(output): _get(_parameters(output), "binary_data", bool, False) for output in outputs}
+    return HttpInferRequest(request, binary, _get(parameters, "binary_data_output", bool, False))
+
+
+def serialize(asked: HttpInferRequest, response: InferResponse) -> tuple[bytes, int | None]:
+    """The body of the answer, and the length of its JSON where raw tensors follow it."""
+    raw: list[bytes] = []
+    outputs = [
+        _raw_output(spec, array, raw)
+        if asked.binary.get(spec.name, asked.binary_by_default)
+        else _tensor(spec, array) | {"data": to_json(array)}
+        for spec, array in response.outputs
+    ]
+    header: dict[str, Any] = {"id": response.id} if response.id else {}
+    header |= {"model_name": response.model_name, "model_version": str(response.model_version), "outputs": outputs}
+    document = orjson.dumps(header, option=orjson.OPT_SERIALIZE_NUMPY)
+    return (b"".join([document, *raw]), len(document)) if raw else (document, None)
+
+
+def _split(body: Buffer, header_length: str | None) -> tuple[Buffer, memoryview]:
+    """The JSON, and the raw tensors behind it."""
+    view = memoryview(body)
+    if header_length is None:
+        return body, view[len(view) :]
+    if header_length == "0":
+        raise Unsupported("raw binary requests (an inference header size of 0) are not supported")
+    if not (header_length.isascii() and header_length.isdecimal()) or int(header_length[:20]) > len(view):
+        raise InvalidRequest(f"inference header size should be in range (0, {len(view)}), got: {header_length[:40]}")
+    length = int(header_length)
+    return view[:length], view[length:]
+
+
+def _loads(document: Buffer) -> object:
+    try:
+        return orjson.loads(document)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(f"failed to parse the request JSON buffer: {error}") from error
+
+
+def _inputs(fields: Fields, raw: memoryview, model: str) -> list[WireTensor]:
+    tensors = []
+    offset = 0
+    for tensor in _list(fields, "inputs"):
+        tensor = _object("inputs", tensor)
+        size = _get(_parameters(tensor), "binary_data_size", int, None)
+        if size is None:
+            tensors.append(_json_tensor(tensor))
+            continue
+        end = offset + max(size, 0)
+        if end > len(raw):
+            raise InvalidRequest(
+                f"unexpected size for input '{_name(tensor)}', expecting {end - len(raw)} additional bytes "
+                f"for model '{model}'"
+            )
+        tensors.append(WireTensor(_name(tensor), _datatype(tensor), _shape(tensor), raw[offset:end]))
+        offset = end
+    if offset < len(raw):
+        raise InvalidRequest(f"unexpected additional input data for model '{model}'")
+    return tensors
+
+
+def _json_tensor(tensor: Fields) -> WireTensor:
+    name, datatype, shape = _name(tensor), _datatype(tensor), _shape(tensor)
+    if "data" not in tensor:
+        return WireTensor(name, datatype, shape, b"")
+    try:
+        return WireTensor(name, datatype, shape, from_json(tensor["data"], datatype, shape))
+    except ValueError as error:
+        raise InvalidRequest(f"Unable to parse 'data' of input '{name}': {error}") from error
+
+
+def _raw_output(spec: TensorSignature, array: Array, raw: list[bytes]) -> dict[str, Any]:
+    raw.append(to_raw(array))
+    return _tensor(spec, array) | {"parameters": {"binary_data_size": len(raw[-1])}}
+
+
+def _tensor(spec: TensorSignature, array: Array) -> dict[str, Any]:
+    return {"name": spec.name, "datatype": spec.datatype, "shape": array.shape}
+
+
+def _name(tensor: Fields) -> str:
+    return str(_get(tensor, "name", str))
+
+
+def _datatype(tensor: Fields) -> str:
+    datatype = str(_get(tensor, "datatype", str))
+    if datatype not in DATATYPES:
+        raise InvalidRequest(f"invalid datatype for input {_name(tensor)}: '{datatype}'")
+    return datatype
+
+
+def _shape(tensor: Fields) -> tuple[int, ...]:
+    shape = _list(tensor, "shape")
+    if not all(type(dim) is int and dim >= 0 for dim in shape):
+        raise InvalidRequest(f"Unable to parse 'shape' of input '{_name(tensor)}': expected integers >= 0")
+    return tuple(shape)
+
+
+def _parameters(fields: Fields) -> Fields:
+    parameters = _object("parameters", fields.get("parameters", {}))
+    for name in ("classification", "shared_memory_region"):
+        if name in parameters:
+            raise Unsupported(f"parameter '{name}' is not supported")
+    return parameters
+
+
+def _list(fields: Fields, key: str) -> Sequence[Any]:
+    values: Sequence[Any] = _get(fields, key, list)
+    return values
+
+
+_REQUIRED = object()
+_JSON_NAMES = {str: "a string", int: "an integer", bool: "a boolean", list: "an array", dict: "an object"}
+
+
+def _get(fields: Fields, key: str, kind: type, default: object = _REQUIRED) -> Any:  # noqa: ANN401 - of `kind`
+    value = fields.get(key, default)
+    if value is _REQUIRED:
+        raise InvalidRequest(f"Unable to parse '{key}': attempt to access non-existing object member '{key}'")
+    if type(value) is not kind and value is not default:
+        raise InvalidRequest(f"Unable to parse '{key}': expected {_JSON_NAMES[kind]}")
+    return value
+
+
+def _object(key: str, value: object) -> Fields:
+    if not isinstance(value, dict):
+        raise InvalidRequest(f"Unable to parse '{key}': expected an object")
+    return value

@@ -1,0 +1,160 @@
+"""Every operation of the Open Inference Protocol, once; the transports translate.
+
+Control answers are the protocol's own messages, which gRPC sends as they are and HTTP as JSON of the same names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version as package_version
+from typing import Any
+
+from numpy.typing import NDArray
+from tritonclient.grpc import service_pb2
+
+from stn_serve.errors import InvalidRequest, NotFound
+from stn_serve.model import TensorSignature
+from stn_serve.registry import ModelRegistry, ServedModel
+from stn_serve.statistics import ComputeDurations, Duration
+from stn_serve.validation import InferRequest
+
+Array = NDArray[Any]
+
+SERVER_NAME = "stn-serve"
+EXTENSIONS = ("binary_tensor_data", "model_configuration", "parameters", "statistics")
+"""Only what is whole: clients choose their calls by this list."""
+
+
+@dataclass(slots=True)
+class InferResponse:
+    """The outputs of a tensor request, in the order they were asked for."""
+
+    model_name: str
+    model_version: int
+    id: str
+    outputs: Sequence[tuple[TensorSignature, Array]]
+
+
+class Inference:
+    """The data plane over a registry of models."""
+
+    def __init__(self, registry: ModelRegistry) -> None:
+        self.registry = registry
+        self.stopping = False
+
+    def server_ready(self) -> bool:
+        """Whether requests should be sent here."""
+        return not self.stopping
+
+    def model_ready(self, name: str, version: str) -> bool:
+        """Whether a version (of none in particular: any) can answer."""
+        try:
+            self.registry.find(name, version)
+        except NotFound:
+            return False
+        return True
+
+    def server_metadata(self) -> service_pb2.ServerMetadataResponse:
+        """Name, version and extensions."""
+        return service_pb2.ServerMetadataResponse(
+            name=SERVER_NAME, version=package_version("stn-serve"), extensions=EXTENSIONS
+        )
+
+    def model_metadata(self, name: str, version: str) -> service_pb2.ModelMetadataResponse:
+        """The signature, and the versions that are ready."""
+        model = self.registry.find(name, version).model
+        versions = [version] if version else [str(served.model.version) for served in self.registry.find_all(name)]
+        return service_pb2.ModelMetadataResponse(
+            name=model.name,
+            versions=versions,
+            platform=model.config.platform,
+            inputs=[_tensor_metadata(spec) for spec in model.inputs],
+            outputs=[_tensor_metadata(spec) for spec in model.outputs],
+        )
+
+    def model_config(self, name: str, version: str) -> service_pb2.ModelConfigResponse:
+        """The configuration with its defaults filled in."""
+        return service_pb2.ModelConfigResponse(config=self.registry.find(name, version).model.config)
+
+    def model_statistics(self, name: str, version: str) -> service_pb2.ModelStatisticsResponse:
+        """Of one version, of all versions of a model, or with no name of every model."""
+        return service_pb2.ModelStatisticsResponse(
+            model_stats=[_model_statistics(served) for served in self._counted(name, version)]
+        )
+
+    def repository_index(self, ready_only: bool) -> service_pb2.RepositoryIndexResponse:
+        """Every version of every model, and why those that are not served are not."""
+        entries = [
+            service_pb2.RepositoryIndexResponse.ModelIndex(
+                name=entry.name,
+                version=str(entry.version or ""),
+                state="READY" if entry.served else "UNAVAILABLE",
+                reason=entry.reason,
+            )
+            for entry in self.registry.index
+            if entry.served or not ready_only
+        ]
+        return service_pb2.RepositoryIndexResponse(models=entries)
+
+    async def infer(self, request: InferRequest) -> InferResponse:
+        """Run one tensor request.
+
+        Raises:
+            NotFound: no such model or version.
+            InvalidRequest: it does not fit the model's signature.
+            Unavailable: refused for now.
+            ModelFailure: the model failed.
+        """
+        served = self.registry.find(request.model_name, request.model_version)
+        answer = await served.infer(request)
+        signatures = {spec.name: spec for spec in served.model.outputs}
+        outputs = [(signatures[name], array) for name, array in answer.outputs.items()]
+        return InferResponse(served.model.name, served.model.version, request.id, outputs)
+
+    def _counted(self, name: str, version: str) -> Sequence[ServedModel]:
+        if not name:
+            return list(self.registry)
+        try:
+            return [self.registry.find(name, version)] if version else self.registry.find_all(name)
+        except NotFound as error:
+            raise InvalidRequest(f"requested model '{name}' is not available") from error
+
+
+def _tensor_metadata(spec: TensorSignature) -> service_pb2.ModelMetadataResponse.TensorMetadata:
+    return service_pb2.ModelMetadataResponse.TensorMetadata(name=spec.name, datatype=spec.datatype, shape=spec.shape)
+
+
+def _model_statistics(served: ServedModel) -> service_pb2.ModelStatistics:
+    counted = served.statistics
+    return service_pb2.ModelStatistics(
+        name=served.model.name,
+        version=str(served.model.version),
+        last_inference=counted.last_inference_ms,
+        inference_count=counted.inference_count,
+        execution_count=counted.execution_count,
+        inference_stats=service_pb2.InferStatistics(
+            success=_duration(counted.success),
+            fail=_duration(counted.fail),
+            queue=_duration(counted.queue),
+            cache_hit=_duration(Duration()),
+            cache_miss=_duration(Duration()),
+            **_phases(counted.compute),
+        ),
+        batch_stats=[
+            service_pb2.InferBatchStatistics(batch_size=rows, **_phases(durations))
+            for rows, durations in sorted(counted.batches.items())
+        ],
+    )
+
+
+def _phases(durations: ComputeDurations) -> dict[str, service_pb2.StatisticDuration]:
+    return {
+        "compute_input": _duration(durations.compute_input),
+        "compute_infer": _duration(durations.compute_infer),
+        "compute_output": _duration(durations.compute_output),
+    }
+
+
+def _duration(duration: Duration) -> service_pb2.StatisticDuration:
+    return service_pb2.StatisticDuration(count=duration.count, ns=duration.ns)
