@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.stn.transform import THETA_BOUND
+from training.stn.transform import PARAMETER_BOUND
 
 Mode = Literal["bilinear", "nearest", "bicubic"]
 Padding = Literal["border", "zeros", "reflection", "fill"]
@@ -82,7 +82,7 @@ class Sampler(nn.Module):
 
 def finite_grid(grid: Tensor) -> Tensor:
     """The grid with non-finite coordinates moved to the centre, and far ones clamped."""
-    return torch.where(torch.isfinite(grid), grid, 0.0).clamp(-THETA_BOUND, THETA_BOUND)
+    return torch.where(torch.isfinite(grid), grid, 0.0).clamp(-PARAMETER_BOUND, PARAMETER_BOUND)
 
 
 def _round_half_up(grid: Tensor, input_size: torch.Size) -> Tensor:

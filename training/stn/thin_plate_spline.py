@@ -45,8 +45,8 @@ class ThinPlateSpline(Transform):
         controls = control_points(control_size)
         targets = target_points(self.output_size)[:2].T
         self.register_buffer("controls", controls.float(), persistent=False)
-        self.register_buffer("identity_theta", controls.float(), persistent=False)
         self.register_buffer("basis", spline_basis(targets, controls, regularization).float(), persistent=False)
+        self._keep_identity()
 
     @property
     def parameter_names(self) -> tuple[str, ...]:  # type: ignore[override]

@@ -9,8 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-THETA_BOUND = 1e3
-"""Entries of theta are clamped here. Beyond, runtimes disagree on far-away coordinates, and no image is that large."""
+PARAMETER_BOUND = 1e3
+"""Raw parameters are clamped here. Far beyond, runtimes disagree on coordinates, and no image is that large."""
 
 LARGEST_SCALE = 4.0
 """Bounded parametrisations keep scales within [1/4, 4]."""
@@ -26,9 +26,9 @@ class Transform(nn.Module):
 
     Numbers:
         theta and the grid are kept in float32 at least, also under autocast: rounding the identity grid of a 448 pixel
-        image to float16 costs 0.09 in pixel value, to bfloat16 0.57. A theta that is not finite falls back to the
-        identity's entry, and entries are clamped to `THETA_BOUND`, so that no grid is ever non-finite. Guarding theta's
-        handful of numbers costs a thousandth of guarding the grid, and bounds it just as well.
+        image to float16 costs 0.09 in pixel value, to bfloat16 0.57. A raw parameter that is not a number falls back to
+        the identity's, and all are clamped to `PARAMETER_BOUND`, so that no grid is ever non-finite or out of any
+        runtime's reach. Guarding this handful of numbers costs a thousandth of guarding the grid, and does as much.
 
     Args:
         output_size: height and width (depth, height and width in three dimensions) of the map that is produced.
@@ -41,7 +41,7 @@ class Transform(nn.Module):
     kind: ClassVar[str]
     dimensions: ClassVar[int] = 2
     parameter_names: tuple[str, ...]
-    identity_theta: Tensor
+    identity_parameters: Tensor
 
     def __init__(self, output_size: Sequence[int], *, bounded: bool = False) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class Transform(nn.Module):
         raise NotImplementedError
 
     def theta(self, parameters: Tensor) -> Tensor:
-        """Theta `[N, ...]` of raw parameters `[N, parameter_count]`, not yet guarded."""
+        """Theta `[N, ...]` of finite raw parameters `[N, parameter_count]`."""
         raise NotImplementedError
 
     def grid(self, theta: Tensor) -> Tensor:
@@ -70,11 +70,18 @@ class Transform(nn.Module):
         raise NotImplementedError
 
     def forward(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        """Guarded theta and its grid, from raw parameters `[N, parameter_count]`."""
+        """Theta and its grid, both finite, from any raw parameters `[N, parameter_count]`."""
         with torch.autocast(parameters.device.type, enabled=False):
             precise = parameters.to(torch.promote_types(parameters.dtype, torch.float32))
-            theta = _guard(self.theta(precise), self.identity_theta)
+            theta = self.theta(self._guard(precise))
             return theta, self.grid(theta)
+
+    def _keep_identity(self) -> None:
+        self.register_buffer("identity_parameters", torch.tensor(self.identity()), persistent=False)
+
+    def _guard(self, parameters: Tensor) -> Tensor:
+        identity = self.identity_parameters.to(parameters.dtype)
+        return torch.where(torch.isnan(parameters), identity, parameters).clamp(-PARAMETER_BOUND, PARAMETER_BOUND)
 
     def extra_repr(self) -> str:
         """Shown by `print(module)`."""
@@ -96,11 +103,6 @@ def target_points(output_size: Sequence[int]) -> Tensor:
 def bounded_scale(raw: Tensor) -> Tensor:
     """A scale within [1 / LARGEST_SCALE, LARGEST_SCALE], 1 at 0: exp of a bounded exponent."""
     return torch.exp(log(LARGEST_SCALE) * torch.tanh(raw))
-
-
-def _guard(theta: Tensor, identity: Tensor) -> Tensor:
-    finite = torch.where(torch.isnan(theta), identity.to(theta.dtype), theta)
-    return finite.clamp(-THETA_BOUND, THETA_BOUND)
 
 
 def _checked_size(output_size: Sequence[int], dimensions: int) -> tuple[int, ...]:

@@ -1,0 +1,71 @@
+"""`stn serve` as a process of its own, on free ports, for as long as a `with` block lasts."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+READY_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 30.0
+
+
+class ServerProcess:
+    """A real server.
+
+    Args:
+        repository: the model repository to serve.
+
+    Raises:
+        RuntimeError: it does not become ready, or does not stop cleanly; says what it printed.
+    """
+
+    grpc: str
+    http: str
+    metrics: str
+
+    def __init__(self, repository: Path) -> None:
+        self._repository = repository
+        self._folder = tempfile.TemporaryDirectory(prefix="stn-serve-")
+
+    def __enter__(self) -> Self:
+        folder = Path(self._folder.name)
+        self._ready, self._output = folder / "ready.json", folder / "output.txt"
+        ports = [argument for name in ("grpc", "http", "metrics") for argument in (f"--{name}-port", "0")]
+        command = [sys.executable, "-m", "stn_serve", "serve", "--model-repository", str(self._repository)]
+        with self._output.open("w") as output:
+            self._process = subprocess.Popen(  # noqa: S603 - our own command
+                [*command, *ports, "--ready-file", str(self._ready)], stdout=output, stderr=subprocess.STDOUT
+            )
+        self._wait_until_ready()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            code = self._process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            code = self._process.wait()
+        output = self._output.read_text()
+        self._folder.cleanup()
+        if code and error is None:
+            raise RuntimeError(f"the server stopped with exit code {code}: {output}")
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        while not self._ready.exists():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self._process.kill()
+                raise RuntimeError(f"the server did not become ready: {self._output.read_text()}")
+            time.sleep(0.05)
+        addresses = json.loads(self._ready.read_text())
+        self.grpc, self.http, self.metrics = addresses["grpc"], addresses["http"], addresses["metrics"]
