@@ -138,10 +138,12 @@ class HttpTransport:
                 headers={"Content-Type": "application/json"} if body else None,
                 timeout=urllib3.Timeout(total=timeout_s),
             )
-        except urllib3.exceptions.TimeoutError as error:
+        except (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ProtocolError) as error:
+            raise _unreachable(self._address, "HTTP", str(error)) from error
+        except urllib3.exceptions.TimeoutError as error:  # a NewConnectionError is one, too
             raise errors.DeadlineExceeded(f"no answer from {self._address} within {timeout_s:g} s") from error
         except urllib3.exceptions.HTTPError as error:
-            raise _unreachable(self._address, "HTTP", str(error)) from error
+            raise errors.Unavailable(f"{self._address}: {error}") from error
         document = _json_object(answer.data)
         if answer.status == 200 and document is not None:
             return document
