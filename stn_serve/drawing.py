@@ -7,7 +7,7 @@ from math import ceil, sqrt
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,8 +69,12 @@ def captioned(picture: Image.Image, text: str) -> Image.Image:
 
 
 def contact_sheet(pictures: Sequence[Image.Image], columns: int | None = None) -> Image.Image:
-    """Pictures in rows, about as many as columns unless told otherwise."""
+    """Pictures in rows, about as many as columns unless told otherwise; large ones shrink to the smallest."""
     columns = columns or ceil(sqrt(len(pictures)))
+    side = max(SMALLEST_SIDE, min(max(picture.size) for picture in pictures))
+    pictures = [
+        ImageOps.contain(picture, (side, side)) if max(picture.size) > side else picture for picture in pictures
+    ]
     gap = 12
     width = max(picture.width for picture in pictures) + gap
     height = max(picture.height for picture in pictures) + gap

@@ -225,7 +225,7 @@ def _linearise(theta: Array, regularization: float) -> tuple[Array, Array]:
 
 def _angle(rotation: Array) -> float:
     if len(rotation) == 2:
-        return float(np.degrees(np.arctan2(rotation[1, 0], rotation[0, 0])))
+        return float(np.degrees(np.arctan2(rotation[1, 0], rotation[0, 0]))) + 0.0  # no minus before a zero
     return float(np.degrees(np.arccos(np.clip((np.trace(rotation) - 1) / 2, -1, 1))))
 
 

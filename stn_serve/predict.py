@@ -87,7 +87,7 @@ def _looks(transforms: Sequence[Transform]) -> tuple[str, str, str, str]:
     """Name, rotation, scale and place, one line for each transformer."""
     return (
         "\n".join(transform.name for transform in transforms),
-        "\n".join(f"{transform.pose.rotation_degrees:+.1f}°" for transform in transforms),
+        "\n".join(f"{round(transform.pose.rotation_degrees, 1) + 0.0:+.1f}°" for transform in transforms),
         "\n".join(" x ".join(f"{scale:.2f}" for scale in transform.pose.scale) for transform in transforms),
         "\n".join(_where(transform) for transform in transforms),
     )

@@ -106,5 +106,10 @@ def test_contact_sheets_hold_every_picture(count: int, columns: int, rows: int) 
     assert sum(painted(sheet, color).sum() for color in COLORS) == count * 200
 
 
+def test_large_pictures_shrink_to_the_smallest() -> None:
+    sheet = contact_sheet([Image.new("RGB", (400, 200)), Image.new("RGB", (3000, 4000))])
+    assert sheet.size == (2 * 412 + 12, 412 + 12)
+
+
 def test_columns_can_be_chosen() -> None:
     assert contact_sheet([Image.new("RGB", (20, 10))] * 4, columns=4).size == (140, 34)

@@ -227,6 +227,7 @@ def test_a_positive_rotation_is_clockwise_as_seen() -> None:
     theta = affine(rotation(90))
     assert np.round(source_quad(theta, Box(0, 0, 10, 10))[0], 9).tolist() == [10, 0]
     assert pose(theta, UNIT).rotation_degrees == pytest.approx(90)
+    assert str(pose(0.5 * np.eye(2, 3), UNIT).rotation_degrees) == "0.0"
 
 
 @given(degrees=angles, shear=st.floats(-1, 1), x_scale=scales, y_scale=scales, mirrored=st.booleans())
