@@ -137,7 +137,7 @@ def _array(request: InferRequest, model: Model, spec: TensorSignature, tensor: W
 def _shape_fits(shape: tuple[int, ...], spec: TensorSignature) -> bool:
     expected = spec.shape
     sizes_fit = len(shape) == len(expected) and all(
-        actual == dim or (dim == -1 and actual >= 0) for actual, dim in zip(shape, expected, strict=True)
+        actual >= 0 and dim in (actual, -1) for actual, dim in zip(shape, expected, strict=True)
     )
     return sizes_fit and not (spec.batched and shape[0] == 0)
 
