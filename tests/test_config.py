@@ -1,0 +1,70 @@
+"""Recipes: what they hold, and what they refuse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from training.config import Recipe, RecipeError, load_recipe, recipe_from_fields, recipe_names
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_loads_and_survives_a_checkpoint(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.description
+    assert recipe_from_fields(recipe.to_fields()) == recipe
+
+
+def test_a_recipe_is_a_difference_from_the_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("seed = 3\n[training]\nepochs = 2\n")
+    recipe = load_recipe(str(path))
+    assert recipe.name == "mine"
+    assert (recipe.seed, recipe.training.epochs) == (3, 2)
+    assert recipe.model == Recipe(name="x").model
+
+
+def test_settings_change_fields_in_order() -> None:
+    settings = [
+        "training.epochs=1",
+        "training.epochs=2",
+        "model.transform=similarity",
+        "data.distortion.scale=[1, 1.1]",
+    ]
+    recipe = load_recipe("digits_rts", settings)
+    assert recipe.training.epochs == 2
+    assert recipe.model.transform == "similarity"
+    assert recipe.data.distortion.scale == (1.0, 1.1)
+    assert recipe.changed(["seed=5"]).seed == 5
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("training.epochs=0", "epochs: expected a positive number"),
+        ("training.epochs=many", "training.epochs: .*got 'many'"),
+        ("training.epoch=3", "training.epoch: Unexpected"),
+        ("optimizer=sgd", "optimizer: Unexpected"),
+        ("training.optimizer=rmsprop", "training.optimizer: .*'sgd' or 'adamw', got 'rmsprop'"),
+        ("training", "expected NAME=VALUE"),
+        ("seed.x=1", "'seed' has no fields"),
+        ("data.distortion.scale=[2, 1]", "scale: expected 0 < low <= high"),
+    ],
+)
+def test_settings_that_do_not_fit_are_named(setting: str, words: str) -> None:
+    with pytest.raises(RecipeError, match=words):
+        load_recipe("digits_rts", ["seed=1", setting])
+
+
+def test_unknown_recipes_list_the_known() -> None:
+    with pytest.raises(RecipeError, match="digits_rts"):
+        load_recipe("digits_rst")
+
+
+def test_a_broken_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "broken.toml"
+    path.write_text("seed = \n")
+    with pytest.raises(RecipeError, match=r"broken.toml is not TOML"):
+        load_recipe(str(path))
