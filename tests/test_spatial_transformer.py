@@ -125,7 +125,7 @@ def test_series_composes_onto_the_image() -> None:
     """Two transformers in series see what one with the composed theta sees, up to the second interpolation."""
     smooth = torch.linspace(0, 1, 64).expand(1, 1, 64, 64) + torch.linspace(0, 2, 64)[:, None]
     first = torch.tensor([[[0.6, 0.1, 0.1], [-0.1, 0.6, 0.0]]])
-    second = torch.tensor([[[0.8, -0.2, 0.1], [0.2, 0.8, -0.1]]])
+    second = torch.tensor([[[0.7, -0.2, 0.05], [0.2, 0.7, -0.05]]])
     grid, sampler = Affine((64, 64)).grid, Sampler()
     two_steps = sampler(sampler(smooth, grid(first)), grid(second))
     one_step = sampler(smooth, grid(compose(first, second)))
@@ -188,7 +188,7 @@ def test_exports_with_a_dynamic_batch(build: type[Transform]) -> None:
     size = (1, 6, 6, 6) if build is Affine3d else (2, 12, 10)
     module = transformer(build((6, 5, 4)[: len(size) - 1]), size=size).eval()
     batch = torch.export.Dim("batch", min=1, max=64)
-    program = torch.export.export(module, (images(2, size),), dynamic_shapes={"maps": {0: batch}, "context": None})
+    program = torch.export.export(module, (images(2, size),), dynamic_shapes={"maps": {0: batch}})
     for got, wanted in zip(program.module()(images(5, size)), module(images(5, size)), strict=True):
         torch.testing.assert_close(got, wanted)
 
