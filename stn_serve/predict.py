@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
+import orjson
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -49,7 +48,9 @@ def predict(
         outcomes = client.predict_many(images, model=model, version=version, top_k=top_k)
     answers = list(zip(images, outcomes, strict=True))
     if as_json:
-        typer.echo("\n".join(json.dumps(_document(*answer), ensure_ascii=False) for answer in answers))
+        typer.echo(
+            b"\n".join(orjson.dumps(_document(*answer), option=orjson.OPT_SERIALIZE_NUMPY) for answer in answers)
+        )
     else:
         Console().print(_table(answers))
     if draw:
@@ -61,11 +62,7 @@ def _document(path: Path, outcome: Prediction | ServingError) -> dict[str, objec
     if isinstance(outcome, ServingError):
         return {"image": str(path), "error": str(outcome)}
     summary = {"image": str(path), "label": outcome.label, "probability": outcome.probability}
-    return summary | asdict(outcome, dict_factory=_plain)
-
-
-def _plain(items: list[tuple[str, object]]) -> dict[str, object]:
-    return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in items}
+    return summary | asdict(outcome)
 
 
 def _table(answers: Sequence[Answer]) -> Table:

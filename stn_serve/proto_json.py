@@ -1,11 +1,13 @@
 """Protocol messages as Triton writes them in JSON.
 
-The proto's field names, enums by name, 64-bit integers as numbers, fields that hold their default included.
+The proto's field names, enums by name, 64-bit integers as numbers, fields that hold their default included. What JSON
+lacks of numbers is written as protobuf's own JSON does: "NaN", "Infinity" and "-Infinity".
 """
 
 from __future__ import annotations
 
 from base64 import b64encode
+from math import isfinite, isnan
 from typing import Any
 
 import numpy as np
@@ -40,8 +42,12 @@ def _element(field: Field, value: Any) -> Any:  # noqa: ANN401 - any JSON value
         case FieldDescriptor.TYPE_ENUM:
             return field.enum_type.values_by_number[value].name
         case FieldDescriptor.TYPE_FLOAT:
-            return np.float32(value)  # so that 0.1 is written as 0.1
+            return np.float32(value) if isfinite(value) else _name(value)  # float32, so that 0.1 is written as 0.1
         case FieldDescriptor.TYPE_BYTES:
             return b64encode(value).decode()
         case _:
             return value
+
+
+def _name(number: float) -> str:
+    return "NaN" if isnan(number) else "Infinity" if number > 0 else "-Infinity"

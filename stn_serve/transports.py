@@ -118,7 +118,12 @@ class HttpTransport:
         path = f"/v1/models/{quote(request.model_name, safe='')}{version}/predict"
         body = orjson.dumps(json_format.MessageToDict(request, preserving_proto_field_name=True))
         answer = self._call("POST", path, timeout_s, body)
-        return json_format.ParseDict(answer, pb.PredictResponse(), ignore_unknown_fields=True)
+        try:
+            return json_format.ParseDict(answer, pb.PredictResponse(), ignore_unknown_fields=True)
+        except json_format.ParseError as error:
+            raise errors.ServingError(
+                f"{self._address} answered with something else than predictions: {error}"
+            ) from error
 
     def model_names(self, timeout_s: float) -> list[str]:
         """See `Transport`."""

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
@@ -209,14 +210,26 @@ def grpc_server_without_services() -> Iterator[str]:
 
 @pytest.fixture
 def web_server() -> Iterator[str]:
-    class NothingHere(http.server.BaseHTTPRequestHandler):
+    with answering(404, b"<html>Not Found</html>") as address:
+        yield address
+
+
+@contextmanager
+def answering(status: int, body: bytes) -> Iterator[str]:
+    """A web server that always says the same."""
+
+    class Answer(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            self.send_error(404)
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(status)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
             pass
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), NothingHere) as server:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}"
@@ -228,6 +241,16 @@ def web_server() -> Iterator[str]:
 def test_servers_of_something_else(other: str, request: pytest.FixtureRequest) -> None:
     address = request.getfixturevalue(other)
     with Client(address) as stn, pytest.raises(Unsupported, match=f"the server at {address} has no typed image API"):
+        stn.predict(WHITE, model="vision")
+
+
+@pytest.mark.parametrize(("status", "body"), [(200, b'{"results": 3}'), (502, b"<html>Bad Gateway</html>")])
+def test_answers_that_are_none(status: int, body: bytes) -> None:
+    with (
+        answering(status, body) as address,
+        Client(address) as stn,
+        pytest.raises(ServingError, match=f"{address} answered"),
+    ):
         stn.predict(WHITE, model="vision")
 
 

@@ -5,8 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import orjson
 import pytest
 import torch
+from google.protobuf import json_format
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import map_coordinates
@@ -16,7 +18,9 @@ from stn_serve.image_sources import encode, open_image
 from stn_serve.images import decode, fit
 from stn_serve.metadata import ControlGrid, InputImage, ModelMetadata, Resize, Transformer, TransformKind
 from stn_serve.poses import Array, Box, control_points, map_points
-from stn_serve.prediction import Prediction
+from stn_serve.prediction import Prediction, Transform
+from stn_serve.proto import image_prediction_pb2 as pb
+from stn_serve.proto_json import to_json
 from stn_serve.sampling import rectify, sample
 from stn_serve.vision import Prepared, describe
 
@@ -176,6 +180,14 @@ def test_a_theta_that_is_not_finite_leaves_the_classes(image: Pixels) -> None:
     with pytest.raises(ValueError, match="look0 looked nowhere"):
         prediction.rectify(image)
     assert prediction.draw(image).width > 320
+
+
+def test_numbers_that_json_lacks_survive_it() -> None:
+    message = pb.Transform(theta=[np.nan, np.inf, -np.inf, 0.1], theta_shape=[2, 2])
+    document = orjson.loads(orjson.dumps(to_json(message), option=orjson.OPT_SERIALIZE_NUMPY))
+    assert document["theta"] == ["NaN", "Infinity", "-Infinity", 0.1]
+    theta = Transform.from_message(json_format.ParseDict(document, pb.Transform())).theta
+    np.testing.assert_allclose(theta, [[np.nan, np.inf], [-np.inf, 0.1]])
 
 
 def as_file(path: Path, pixels: Pixels) -> Path:
