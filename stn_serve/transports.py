@@ -24,6 +24,13 @@ _SENT_BY_SERVERS = (
     errors.DeadlineExceeded,
     errors.Cancelled,
 )
+_CHANNEL_OPTIONS = (
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    # A server that is back should be found again within a second, not in two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+)
 _BY_GRPC_CODE = {error.grpc_code.value[0]: error for error in _SENT_BY_SERVERS}
 _BY_HTTP_STATUS = {error.http_status: error for error in _SENT_BY_SERVERS}
 
@@ -68,8 +75,7 @@ class GrpcTransport:
 
     def __init__(self, address: str) -> None:
         self._address = address
-        unlimited = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
-        self._channel = grpc.insecure_channel(address, options=unlimited)
+        self._channel = grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
         self._stub = ImagePredictionStub(self._channel)  # type: ignore[no-untyped-call]  # generated
 
     def predict(self, request: pb.PredictRequest, timeout_s: float) -> pb.PredictResponse:

@@ -6,16 +6,18 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
+from onnx_models import publish_vision
 from PIL import Image
-from served import Served
+from served import Served, running
 
 from stn_serve import Client, Prediction, client
 from stn_serve.errors import DeadlineExceeded, InvalidRequest, NotFound, ServingError, Unavailable, Unsupported
@@ -189,6 +191,29 @@ def test_the_other_protocols_port(vision_server: Served) -> None:
     for address in (vision_server.http, f"http://{vision_server.grpc}"):
         with Client(address, timeout_s=5) as stn, pytest.raises(ServingError, match=address):
             stn.predict(WHITE, model="vision")
+
+
+@pytest.mark.parametrize("transport", ["grpc", "http"])
+def test_a_client_outlives_a_restart(transport: str, tmp_path: Path) -> None:
+    publish_vision(tmp_path)
+    with running(tmp_path) as served:
+        stn = Client(address_of(served, transport))
+        assert stn.predict(WHITE).label == "bright"
+    with pytest.raises(Unavailable):
+        stn.predict(WHITE)
+    (tmp_path / "ready.json").unlink(missing_ok=True)
+    ports = (f"--{name}-port={getattr(served, name).rpartition(':')[2]}" for name in ("grpc", "http", "metrics"))
+    with running(tmp_path, *ports), stn:
+        assert eventually(lambda: stn.predict(BLACK)).label == "dark"
+
+
+def eventually(ask: Callable[[], Prediction]) -> Prediction:
+    """The answer, once the client has noticed that the server is back."""
+    for _ in range(100):
+        with suppress(Unavailable):
+            return ask()
+        time.sleep(0.05)
+    return ask()
 
 
 @pytest.mark.parametrize("scheme", ["", "http://"])
