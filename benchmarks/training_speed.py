@@ -4,8 +4,8 @@
 
 Grid and sampler: `training.stn` against `F.affine_grid` + `F.grid_sample`, forward and forward + backward. Training
 loop: the affine ST-CNN on RTS digits as `stn train digits_rts` trains it (distortions on the device, bfloat16, channels
-last), against the loop of tutorials (a `DataLoader` that distorts each digit with PIL, float32). Rounds alternate; medians,
-spread and ratios go to benchmarks/results/training_speed.md.
+last), against the loop of tutorials (a `DataLoader` that distorts each digit with PIL, float32). Rounds alternate;
+medians, spread and ratios go to benchmarks/results/training_speed.md.
 """
 
 from __future__ import annotations
