@@ -130,8 +130,8 @@ def from_json(data: object, datatype: str, shape: Sequence[int]) -> Array:
     dtype = DATATYPES[datatype]
     if not isinstance(data, list):
         raise ValueError("expected an array")  # noqa: TRY004 - one error for all that is wrong with the data
-    values = np.array(data) if data else np.empty(0, "U1" if datatype == "BYTES" else dtype)
-    if values.dtype.kind not in _JSON_KINDS[dtype.kind]:
+    values = np.array(data)
+    if values.size and values.dtype.kind not in _JSON_KINDS[dtype.kind]:
         raise ValueError(f"expected elements of {datatype}")
     if values.size != prod(shape) or (values.ndim > 1 and values.shape != tuple(shape)):
         raise ValueError(f"shape {list(shape)} does not match the true shape {list(values.shape)}")

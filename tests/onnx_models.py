@@ -128,3 +128,25 @@ def build(
     initializers = [numpy_helper.from_array(np.asarray(value), name) for name, value in (constants or {}).items()]
     graph = helper.make_graph(list(nodes), "test", list(inputs), list(outputs), initializers)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+def publish_slow(repository: Path, repeats: int = 12) -> Path:
+    """A model that multiplies large matrices `repeats` times for each request `[1]`; it does not batch."""
+    products = [
+        helper.make_node("MatMul", [f"m{step}", "identity"], [f"m{step + 1}"], name=f"product{step}")
+        for step in range(repeats)
+    ]
+    model = build(
+        [
+            helper.make_node("Expand", ["x", "size"], ["m0"]),
+            *products,
+            helper.make_node("ReduceMean", [f"m{repeats}"], ["mean"], keepdims=0),
+            helper.make_node("Reshape", ["mean", "one"], ["y"]),
+        ],
+        inputs=[helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])],
+        outputs=[helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
+        constants={"size": np.array([1024, 1024]), "one": np.array([1]), "identity": np.eye(1024, dtype=np.float32)},
+    )
+    config = """input [{ name: "x" data_type: TYPE_FP32 dims: [1] }]
+                output [{ name: "y" data_type: TYPE_FP32 dims: [1] }]"""
+    return publish(repository, "slow", model, config)

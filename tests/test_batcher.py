@@ -1,0 +1,368 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+from stn_serve.batcher import DEFAULT_MAX_QUEUE_SIZE, Answer, Batcher, BatchingPolicy
+from stn_serve.errors import ModelFailure, ServingError, Unavailable
+from stn_serve.statistics import Statistics
+
+Array = NDArray[Any]
+
+POISON = -1.0
+
+
+@dataclass
+class Doubling:
+    """A model that doubles its rows, fails on `POISON`, and can be held while it runs."""
+
+    batches: list[int] = field(default_factory=list)
+    free: threading.Event = field(default_factory=threading.Event)
+    running: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+
+    def __post_init__(self) -> None:
+        self.free.set()
+
+    def __call__(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+        self.batches.append(len(inputs["x"]))
+        self.running.release()
+        self.free.wait(10)
+        if (inputs["x"] == POISON).any():
+            raise ModelFailure("poisoned")
+        return dict.fromkeys(outputs, inputs["x"] * 2)
+
+    async def started(self) -> None:
+        """Wait until a batch runs."""
+        await asyncio.to_thread(self.running.acquire)
+
+
+def rows(*values: float) -> dict[str, Array]:
+    return {"x": np.array(values, np.float32)[:, None]}
+
+
+def batcher(model: Doubling, statistics: Statistics | None = None, instances: int = 1, **policy: Any) -> Batcher:
+    return Batcher("m", model, BatchingPolicy(**{"max_batch_size": 4} | policy), statistics or Statistics(), instances)
+
+
+def ask(batching: Batcher, *values: float, timeout_us: int = 0) -> asyncio.Task[Answer]:
+    return asyncio.ensure_future(batching.infer(rows(*values), ["y"], len(values), timeout_us))
+
+
+def values_of(answer: Answer) -> list[float]:
+    values: list[float] = answer.outputs["y"][:, 0].tolist()
+    return values
+
+
+def test_requests_that_arrive_together_run_together() -> None:
+    async def scenario() -> None:
+        model, statistics = Doubling(), Statistics()
+        batching = batcher(model, statistics)
+        answers = await asyncio.gather(ask(batching, 1), ask(batching, 2, 3), ask(batching, 4), ask(batching, 5))
+        assert [values_of(answer) for answer in answers] == [[2], [4, 6], [8], [10]]
+        assert model.batches == [4, 1]
+        assert statistics.execution_count == 2
+        assert {size: batch.compute_infer.count for size, batch in statistics.batches.items()} == {4: 1, 1: 1}
+        await batching.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_request_alone_runs_without_a_copy() -> None:
+    seen: list[Array] = []
+
+    def remember(inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+        seen.append(inputs["x"])
+        return dict.fromkeys(outputs, inputs["x"])
+
+    async def scenario() -> None:
+        batching = Batcher("m", remember, BatchingPolicy(max_batch_size=4), Statistics())
+        request = rows(1, 2)
+        await batching.infer(request, ["y"], 2)
+        assert seen[0] is request["x"]
+        await batching.close()
+
+    asyncio.run(scenario())
+
+
+def test_only_requests_of_one_shape_share_a_batch() -> None:
+    async def scenario() -> None:
+        model = Doubling()
+        batching = batcher(model)
+        wide = asyncio.ensure_future(batching.infer({"x": np.ones((1, 3), np.float32)}, ["y"], 1))
+        answers = await asyncio.gather(ask(batching, 1), wide, ask(batching, 2))
+        assert [answer.outputs["y"].shape for answer in answers] == [(1, 1), (1, 3), (1, 1)]
+        assert model.batches == [1, 2]
+        await batching.close()
+
+    asyncio.run(scenario())
+
+
+def test_without_batching_each_request_runs_alone() -> None:
+    async def scenario() -> None:
+        model = Doubling()
+        batching = batcher(model, max_batch_size=0)
+        await asyncio.gather(*(ask(batching, value) for value in range(3)))
+        assert model.batches == [1, 1, 1]
+        await batching.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_delay_gathers_company_and_a_full_batch_does_not_wait() -> None:
+    async def scenario() -> None:
+        model = Doubling()
+        patient = batcher(model, max_queue_delay_us=60_000_000)
+        first = ask(patient, 1)
+        await asyncio.sleep(0.02)
+        assert model.batches == []
+        await asyncio.gather(first, *(ask(patient, value) for value in (2, 3, 4)))
+        assert model.batches == [4]
+        await patient.close()
+        brief = batcher(model, max_queue_delay_us=1000)
+        assert values_of(await ask(brief, 7)) == [14]
+        await brief.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_full_queue_refuses_at_once() -> None:
+    async def scenario() -> None:
+        model = Doubling()
+        batching = batcher(model, max_queue_size=2)
+        model.free.clear()
+        running = ask(batching, 1)
+        await model.started()
+        waiting = [ask(batching, 2), ask(batching, 3)]
+        await asyncio.sleep(0)
+        with pytest.raises(Unavailable, match="Exceeds maximum queue size of 2 for model 'm'"):
+            await ask(batching, 4)
+        model.free.set()
+        assert [values_of(answer) for answer in await asyncio.gather(running, *waiting)] == [[2], [4], [6]]
+        await batching.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_request_expires_while_a_batch_runs() -> None:
+    async def scenario() -> None:
+        model = Doubling()
+        batching = batcher(model, timeout_us=10_000)
+        model.free.clear()
+        running = ask(batching, 1)
+        await model.started()
+        with pytest.raises(Unavailable, match="Request timeout expired"):
+            await ask(batching, 2)
+        assert not model.free.is_set()
+        assert batching.pending_count == 0
+        model.free.set()
+        assert values_of(await running) == [2]
+        assert model.batches == [1]
+        await batching.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("policy", "requested_us", "expected_s"),
+    [
+        ({}, 5, None),
+        ({"allow_timeout_override": True}, 5, 5e-6),
+        ({"timeout_us": 10}, 5, 10e-6),
+        ({"timeout_us": 10, "allow_timeout_override": True}, 5, 5e-6),
+        ({"timeout_us": 10, "allow_timeout_override": True}, 20, 10e-6),
+        ({"timeout_us": 10, "allow_timeout_override": True}, 0, 10e-6),
+    ],
+)
+def test_a_request_may_shorten_its_timeout_where_allowed(
+    policy: dict[str, Any], requested_us: int, expected_s: float | None
+) -> None:
+    assert BatchingPolicy(max_batch_size=1, **policy).timeout_s(requested_us) == expected_s
+
+
+def test_the_policy_comes_from_the_config() -> None:
+    config = ModelConfig(max_batch_size=8)
+    assert BatchingPolicy.from_config(config).max_batch_size == 0
+    config.dynamic_batching.max_queue_delay_microseconds = 100
+    assert BatchingPolicy.from_config(config) == BatchingPolicy(
+        max_batch_size=8, max_queue_delay_us=100, max_queue_size=DEFAULT_MAX_QUEUE_SIZE
+    )
+
+
+def test_a_caller_that_goes_away_leaves_the_queue_and_its_neighbours_alone() -> None:
+    async def scenario() -> None:
+        model = Doubling()
+        batching = batcher(model)
+        model.free.clear()
+        in_batch = [ask(batching, 1), ask(batching, 2), ask(batching, 3)]
+        await model.started()
+        queued = [ask(batching, 4), ask(batching, 5)]
+        await asyncio.sleep(0)
+        in_batch[1].cancel()
+        queued[0].cancel()
+        await asyncio.sleep(0)
+        assert batching.pending_count == 1
+        model.free.set()
+        answers = await asyncio.gather(*in_batch, *queued, return_exceptions=True)
+        assert [type(answer) for answer in (answers[1], answers[3])] == [asyncio.CancelledError] * 2
+        assert [values_of(answer) for answer in answers if isinstance(answer, Answer)] == [[2], [6], [10]]
+        assert model.batches == [3, 1]
+        await batching.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_failing_batch_fails_its_own_requests_only() -> None:
+    async def scenario() -> None:
+        model = Doubling()
+        batching = batcher(model, max_batch_size=2)
+        answers = await asyncio.gather(*(ask(batching, value) for value in (POISON, 1, 2, 3)), return_exceptions=True)
+        assert [str(answer) for answer in answers[:2]] == ["poisoned", "poisoned"]
+        assert answers[0] is not answers[1]
+        assert [values_of(answer) for answer in answers if isinstance(answer, Answer)] == [[4], [6]]
+        await batching.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_model_that_answers_with_the_wrong_number_of_rows_fails_the_batch() -> None:
+    def shrink(inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+        return dict.fromkeys(outputs, inputs["x"][:1])
+
+    async def scenario() -> None:
+        batching = Batcher("m", shrink, BatchingPolicy(max_batch_size=4), Statistics())
+        answers = await asyncio.gather(ask(batching, 1), ask(batching, 2), return_exceptions=True)
+        assert all(isinstance(answer, ModelFailure) for answer in answers)
+        assert "output 'y' has shape [1, 1] for a batch of 2 rows" in str(answers[0])
+        await batching.close()
+
+    asyncio.run(scenario())
+
+
+def test_instances_run_at_the_same_time() -> None:
+    async def scenario() -> None:
+        model = Doubling()
+        batching = batcher(model, instances=2, max_batch_size=1)
+        model.free.clear()
+        asked = [ask(batching, 1), ask(batching, 2)]
+        await model.started()
+        await model.started()
+        model.free.set()
+        assert [values_of(answer) for answer in await asyncio.gather(*asked)] == [[2], [4]]
+        await batching.close()
+
+    asyncio.run(scenario())
+
+
+def test_closing_finishes_what_waits_and_refuses_what_comes() -> None:
+    async def scenario() -> None:
+        model = Doubling()
+        batching = batcher(model, max_batch_size=1)
+        model.free.clear()
+        asked = [ask(batching, 1), ask(batching, 2)]
+        await model.started()
+        closing = asyncio.ensure_future(batching.close())
+        await asyncio.sleep(0)
+        with pytest.raises(Unavailable, match="has stopped accepting"):
+            await ask(batching, 3)
+        model.free.set()
+        assert [values_of(answer) for answer in await asyncio.gather(*asked)] == [[2], [4]]
+        await closing
+
+    asyncio.run(scenario())
+
+
+def test_closing_ends_when_the_last_waiting_caller_goes_away() -> None:
+    async def scenario() -> None:
+        batching = batcher(Doubling(), max_queue_delay_us=60_000_000)
+        asked = ask(batching, 1)
+        await asyncio.sleep(0)
+        closing = asyncio.ensure_future(batching.close())
+        await asyncio.sleep(0)
+        asked.cancel()
+        await asyncio.wait_for(closing, 5)
+
+    asyncio.run(scenario())
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """One caller: when it comes, with how many rows, and what becomes of it."""
+
+    turns_before: int
+    rows: int
+    poisoned: bool
+    cancelled_after: int | None
+    timeout_us: int
+
+
+arrivals = st.lists(
+    st.builds(
+        Arrival,
+        turns_before=st.integers(0, 3),
+        rows=st.integers(1, 4),
+        poisoned=st.sampled_from([False, False, False, True]),
+        cancelled_after=st.one_of(st.none(), st.none(), st.integers(0, 4)),
+        timeout_us=st.sampled_from([0, 0, 1, 500]),
+    ),
+    min_size=1,
+    max_size=24,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    arrivals,
+    st.sampled_from([0, 200, 3000]),
+    st.integers(1, 2),
+    st.sampled_from([3, 1024]),
+)
+def test_every_caller_is_answered_once_and_with_its_own_rows(
+    callers: list[Arrival], delay_us: int, instances: int, queue_size: int
+) -> None:
+    async def call(batching: Batcher, number: int, caller: Arrival) -> Answer:
+        values = [float(number * 10 + row) for row in range(caller.rows)]
+        if caller.poisoned:
+            values[0] = POISON
+        return await batching.infer(rows(*values), ["y"], caller.rows, caller.timeout_us)
+
+    async def scenario() -> None:
+        model, statistics = Doubling(), Statistics()
+        batching = batcher(
+            model,
+            statistics,
+            instances,
+            max_queue_delay_us=delay_us,
+            max_queue_size=queue_size,
+            allow_timeout_override=True,
+        )
+        tasks = []
+        for number, caller in enumerate(callers):
+            for _ in range(caller.turns_before):
+                await asyncio.sleep(0)
+            tasks.append(asyncio.ensure_future(call(batching, number, caller)))
+            if caller.cancelled_after is not None:
+                asyncio.get_running_loop().call_later(caller.cancelled_after / 5000, tasks[-1].cancel)
+        outcomes = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 20)
+        for number, (caller, outcome) in enumerate(zip(callers, outcomes, strict=True)):
+            if isinstance(outcome, Answer):
+                assert not caller.poisoned
+                assert values_of(outcome) == [2.0 * (number * 10 + row) for row in range(caller.rows)]
+            elif isinstance(outcome, asyncio.CancelledError):
+                assert caller.cancelled_after is not None
+            else:
+                assert isinstance(outcome, ServingError)
+        assert max(model.batches, default=0) <= 4
+        assert batching.pending_count == 0
+        await asyncio.wait_for(batching.close(), 20)
+
+    asyncio.run(scenario())

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from io import BytesIO
+
+import grpc
+import numpy as np
+import pytest
+from onnx_models import VISION_METADATA
+from PIL import Image
+from served import Served
+
+from stn_serve import poses
+from stn_serve.errors import ModelFailure
+from stn_serve.metadata import ControlGrid, InputImage, ModelMetadata, Transformer
+from stn_serve.proto.image_prediction_pb2 import Prediction, PredictRequest
+from stn_serve.proto.image_prediction_pb2_grpc import ImagePredictionStub
+from stn_serve.vision import Prepared, describe
+
+LOGITS = np.array([[0.0, np.log(3.0), 0.0]], np.float32)
+
+
+@pytest.fixture
+def stub(server: Served) -> Iterator[ImagePredictionStub]:
+    with grpc.insecure_channel(server.grpc) as channel:
+        yield ImagePredictionStub(channel)  # type: ignore[no-untyped-call]  # generated
+
+
+def png(brightness: int, size: tuple[int, int] = (16, 12)) -> bytes:
+    buffer = BytesIO()
+    Image.new("L", size, brightness).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def prepared(box: poses.Box) -> Prepared:
+    return Prepared(np.zeros((8, 8, 1), np.uint8), box, 100, 50)
+
+
+def test_every_image_is_answered_for_itself(stub: ImagePredictionStub) -> None:
+    images = [png(brightness) for brightness in (0, 255, 128) * 5] + [b"GIF89a"]
+    answer = stub.Predict(PredictRequest(model_name="vision", id="mine", images=images, top_k=1))
+    assert (answer.model_name, answer.model_version, answer.id) == ("vision", "1", "mine")
+    labels = [result.prediction.classes[0].label for result in answer.results[:-1]]
+    assert labels == ["dark", "bright", "medium"] * 5
+    assert answer.results[-1].error.code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
+    assert "got 6 bytes of a GIF" in answer.results[-1].error.message
+
+
+def test_a_single_bad_image_is_the_requests_error(stub: ImagePredictionStub) -> None:
+    with pytest.raises(grpc.RpcError) as refused:
+        stub.Predict(PredictRequest(model_name="vision", images=[b"GIF89a"]))
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "expected an image as JPEG, PNG, WebP or BMP" in (refused.value.details() or "")
+
+
+@pytest.mark.parametrize(
+    ("request_", "code", "message"),
+    [
+        (PredictRequest(model_name="nope", images=[b"x"]), "NOT_FOUND", "unknown model: 'nope'"),
+        (PredictRequest(model_name="vision", model_version="2", images=[b"x"]), "NOT_FOUND", "version 2 is not found"),
+        (PredictRequest(model_name="vision"), "INVALID_ARGUMENT", "the request holds no image"),
+        (
+            PredictRequest(model_name="ident", images=[b"x"]),
+            "INVALID_ARGUMENT",
+            "its ONNX file has no 'stn' metadata. Send it tensors: ModelInfer, or POST /v2/models/ident/infer",
+        ),
+    ],
+)
+def test_a_request_that_cannot_be_answered(
+    stub: ImagePredictionStub, request_: PredictRequest, code: str, message: str
+) -> None:
+    with pytest.raises(grpc.RpcError) as refused:
+        stub.Predict(request_)
+    assert refused.value.code().name == code
+    assert message in (refused.value.details() or "")
+
+
+def test_quads_lie_on_the_callers_image(stub: ImagePredictionStub) -> None:
+    prediction = stub.Predict(PredictRequest(model_name="vision", images=[png(0, (100, 60))])).results[0].prediction
+    (transform,) = prediction.transforms
+    assert (prediction.image_width, prediction.image_height) == (100, 60)
+    # Half the size, its centre a quarter of half the width to the right.
+    assert [(point.x, point.y) for point in transform.quad] == [(37.5, 15), (87.5, 15), (87.5, 45), (37.5, 45)]
+    assert list(transform.outline) == list(transform.quad)
+    assert (transform.kind, transform.place, transform.output_width) == ("affine", "image", 4)
+    assert transform.pose.rotation_degrees == pytest.approx(0, abs=1e-6)
+    assert transform.pose.inside_ratio == 1
+    assert (prediction.input_box.right, prediction.input_box.bottom) == (100, 60)
+
+
+def test_probabilities_are_a_softmax_of_the_best() -> None:
+    box = poses.Box(0, 0, 100, 50)
+    outputs = {"logits": LOGITS, "theta": np.array([[[[1, 0, 0], [0, 1, 0]]]], np.float32)}
+    prediction = describe(VISION_METADATA, prepared(box), outputs, 2)
+    assert [(entry.index, entry.label) for entry in prediction.classes] == [(1, "medium"), (0, "dark")]
+    assert [entry.probability for entry in prediction.classes] == pytest.approx([0.6, 0.2])
+
+
+def test_logits_that_are_not_finite_are_the_models_failure() -> None:
+    with pytest.raises(ModelFailure, match="logits are not finite"):
+        describe(VISION_METADATA, prepared(poses.Box(0, 0, 1, 1)), {"logits": LOGITS * np.nan}, 1)
+
+
+def test_a_theta_that_is_not_finite_leaves_the_classes() -> None:
+    outputs = {"logits": LOGITS, "theta": np.full((1, 1, 2, 3), np.nan, np.float32)}
+    prediction = describe(VISION_METADATA, prepared(poses.Box(0, 0, 1, 1)), outputs, 1)
+    assert prediction.classes[0].label == "medium"
+    assert not prediction.transforms[0].quad
+    assert not prediction.transforms[0].HasField("pose")
+
+
+def spline_prediction(regularization: float) -> Prediction:
+    metadata = ModelMetadata(
+        task="classification",
+        labels=("a", "b", "c"),
+        input=InputImage(height=8, width=8, color="gray"),
+        transform="thin_plate_spline",
+        transformers=(Transformer(name="bend", place="image", output_size=(4, 4)),),
+        control_grid=ControlGrid(size=4, regularization=regularization),
+    )
+    theta = poses.control_points(4)[None, None] * 0.5
+    return describe(metadata, prepared(poses.Box(0, 0, 100, 50)), {"logits": LOGITS, "theta": theta}, 1)
+
+
+def test_a_spline_has_a_finer_outline() -> None:
+    (transform,) = spline_prediction(0.0).transforms
+    assert len(transform.outline) == 32
+    assert list(transform.theta_shape) == [16, 2]
+    np.testing.assert_allclose([(p.x, p.y) for p in transform.quad], [(25, 12.5), (75, 12.5), (75, 37.5), (25, 37.5)])
+    assert spline_prediction(0.5).transforms[0].regularization == 0.5
+
+
+def test_a_network_without_a_transformer_is_answered_too() -> None:
+    metadata = ModelMetadata(
+        task="classification", labels=("a", "b", "c"), input=InputImage(height=8, width=8, color="gray")
+    )
+    prediction = describe(metadata, prepared(poses.Box(0, 0, 1, 1)), {"logits": LOGITS}, 3)
+    assert len(prediction.classes) == 3
+    assert not prediction.transforms
