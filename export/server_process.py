@@ -65,7 +65,9 @@ class ServerProcess:
         while not self._ready.exists():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self._process.kill()
-                raise RuntimeError(f"the server did not become ready: {self._output.read_text()}")
+                printed = self._output.read_text()
+                self._folder.cleanup()
+                raise RuntimeError(f"the server did not become ready: {printed}")
             time.sleep(0.05)
         addresses = json.loads(self._ready.read_text())
         self.grpc, self.http, self.metrics = addresses["grpc"], addresses["http"], addresses["metrics"]

@@ -230,6 +230,20 @@ def _angle(rotation: Array) -> float:
 
 
 def _inside_ratio(theta: Array, dimensions: int, regularization: float) -> float:
+    if theta.shape[1] == 2:
+        mapped = _probe_basis(isqrt(len(theta)), regularization) @ theta
+    else:
+        mapped = map_points(theta, _probes(dimensions))
+    return float((np.abs(mapped) <= 1).all(axis=-1).mean())
+
+
+@lru_cache(maxsize=2)
+def _probes(dimensions: int) -> Array:
+    """Points spread evenly over the output."""
     side = 32 if dimensions == 2 else 16
-    targets = _lattice((np.arange(side) + 0.5) / side * 2 - 1, dimensions)
-    return float((np.abs(map_points(theta, targets, regularization)) <= 1).all(axis=-1).mean())
+    return _lattice((np.arange(side) + 0.5) / side * 2 - 1, dimensions)
+
+
+@lru_cache(maxsize=8)
+def _probe_basis(size: int, regularization: float) -> Array:
+    return thin_plate_spline_basis(_probes(2), control_points(size), regularization)
