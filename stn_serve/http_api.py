@@ -50,7 +50,7 @@ class Request:
     model: str
     version: str
     headers: Mapping[str, str]
-    query: Mapping[str, list[str]]
+    query: bytes
     body: bytes | bytearray
 
 
@@ -118,7 +118,7 @@ class HttpApi:
             model=names.get("model") or "",
             version=names.get("version") or "",
             headers=headers,
-            query=parse_qs(scope["query_string"].decode("latin-1")),
+            query=scope["query_string"],
             body=await read_body(receive, headers, self._max_message_bytes),
         )
         with _cancelled_on_disconnect(receive):
@@ -268,10 +268,10 @@ def _predict_request(request: Request) -> messages.PredictRequest:
         if not isinstance(images, list):
             raise InvalidRequest("'images' must be an array of images in base64")
         return _filled(request, [_decoded(number, image) for number, image in enumerate(images)], fields)
-    fields = {name: values[-1] for name, values in request.query.items()}
-    if "top_k" in fields:
-        fields["top_k"] = int(fields["top_k"]) if fields["top_k"].isdecimal() else fields["top_k"]
-    return _filled(request, [bytes(request.body)], fields)
+    query: dict[str, Any] = {name: values[-1] for name, values in parse_qs(request.query.decode("latin-1")).items()}
+    if query.get("top_k", "").isdecimal():
+        query["top_k"] = int(query["top_k"])
+    return _filled(request, [bytes(request.body)], query)
 
 
 def _filled(request: Request, images: list[bytes], fields: Mapping[str, Any]) -> messages.PredictRequest:

@@ -59,7 +59,7 @@ class Model:
         """
         path = directory / str(version) / (config.default_model_filename or "model.onnx")
         if not path.is_file():
-            raise ConfigurationError(f"model '{config.name}' version {version} has no file {path}")
+            raise ConfigurationError(f"model '{config.name}' version {version} has no file {path.name}")
         session = create_session(path, config)
         inputs = _signatures("input", session.get_inputs(), config, directory)
         outputs = _signatures("output", session.get_outputs(), config, directory)
@@ -143,7 +143,7 @@ def _read_labels(path: Path) -> tuple[str, ...]:
     try:
         return tuple(path.read_text(encoding="utf-8").splitlines())
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"labels cannot be read from {path}: {error}") from error
+        raise ConfigurationError(f"labels cannot be read from {path.name}: {error.__class__.__name__}") from error
 
 
 def _metadata(session: ort.InferenceSession, name: str) -> ModelMetadata | None:

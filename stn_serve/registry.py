@@ -110,6 +110,9 @@ class ModelRegistry:
         if not any(entry.served for entry in entries):
             reasons = "; ".join(entry.reason for entry in entries)
             raise ConfigurationError(f"no model of {repository} can be served: {reasons}")
+        for entry in entries:
+            if not entry.served:
+                logger.error("model '%s' is not served: %s", entry.name, entry.reason)
         return cls(entries)
 
     def __iter__(self) -> Iterator[ServedModel]:
@@ -168,15 +171,10 @@ def _load_versions(directory: Path) -> Iterator[IndexEntry]:
         config = read_config(directory)
         versions = served_versions(directory, config)
     except ConfigurationError as error:
-        yield _unavailable(directory.name, None, error)
+        yield IndexEntry(directory.name, None, reason=str(error))
         return
     for version in versions:
         try:
             yield IndexEntry(directory.name, version, ServedModel.load(directory, version, config))
         except ConfigurationError as error:
-            yield _unavailable(directory.name, version, error)
-
-
-def _unavailable(name: str, version: int | None, error: ConfigurationError) -> IndexEntry:
-    logger.error("model '%s' is not served: %s", name, error)
-    return IndexEntry(name, version, reason=str(error))
+            yield IndexEntry(directory.name, version, reason=str(error))

@@ -49,9 +49,9 @@ def read_config(directory: Path) -> ModelConfig:
     try:
         config = text_format.Parse(path.read_text(encoding="utf-8"), ModelConfig())
     except FileNotFoundError as error:
-        raise ConfigurationError(f"model '{directory.name}' has no {CONFIG_FILE} in {directory}") from error
+        raise ConfigurationError(f"model '{directory.name}' has no {CONFIG_FILE}") from error
     except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
-        raise ConfigurationError(f"{path} cannot be read: {error}") from error
+        raise ConfigurationError(f"model '{directory.name}': {CONFIG_FILE} cannot be read: {error}") from error
     _fill_defaults(config, directory)
     _check(config, directory)
     _warn_of_ignored(config)
@@ -77,7 +77,7 @@ def served_versions(directory: Path, config: ModelConfig) -> list[int]:
     if not chosen:
         raise ConfigurationError(
             f"at least one version must be available under the version policy of model '{config.name}', "
-            f"{directory} has {present or 'none'}"
+            f"its directory has {present or 'none'}"
         )
     return chosen
 

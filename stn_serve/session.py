@@ -28,7 +28,8 @@ def create_session(path: Path, config: ModelConfig) -> ort.InferenceSession:
     try:
         session = ort.InferenceSession(path, _options(config), providers=providers)
     except Exception as error:  # ONNX Runtime's own exceptions share no base class
-        raise ConfigurationError(f"{path} cannot be loaded: {error}") from error
+        message = str(error).replace(str(path), path.name)  # callers see it in the index; the path is not theirs
+        raise ConfigurationError(f"model '{config.name}': {path.name} cannot be loaded: {message}") from error
     wanted = _provider_name(providers[0])
     if wanted not in session.get_providers():
         raise ConfigurationError(f"model '{config.name}' asks for a GPU, but ONNX Runtime cannot load its {wanted}")

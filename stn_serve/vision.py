@@ -7,6 +7,7 @@ not cost its neighbours theirs.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -24,6 +25,8 @@ from stn_serve.session import available_cpus
 from stn_serve.validation import ValidRequest
 
 Array = NDArray[Any]
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_TOP_K = 5
 MAX_PENDING_IMAGES = 1024
@@ -90,6 +93,9 @@ class ImagePrediction:
             return await loop.run_in_executor(self._pool, describe, metadata, prepared, answer.outputs, top_k)
         except ServingError as error:
             return error
+        except Exception:
+            logger.exception("an image for model '%s' could not be answered", served.model.name)
+            return ServingError("internal error; the server's log tells more")
         finally:
             self._pending -= 1
 

@@ -27,7 +27,7 @@ def test_defaults_are_tritons(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ("max_batch: 1", r"config.pbtxt cannot be read: 1:1 : .*no field named \"max_batch\""),
+        ("max_batch: 1", r"model 'm': config.pbtxt cannot be read: 1:1 : .*no field named \"max_batch\""),
         ('name: "other"', "directory name must equal model name: config.pbtxt says 'other', it lies in 'm'"),
         ('backend: "python"', "model 'm': backend 'python' is not supported"),
         ('platform: "tensorrt_plan"', "model 'm': backend 'tensorrt_plan' is not supported"),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -16,7 +17,8 @@ import tritonclient.grpc.aio
 import urllib3
 from numpy.typing import NDArray
 from onnx_models import publish_ident, publish_slow
-from served import run_stn, running, start, stop
+from served import Served, run_stn, running, start, stop
+from tritonclient.utils import InferenceServerException
 
 from stn_serve.errors import ConfigurationError
 from stn_serve.settings import ServerSettings
@@ -97,6 +99,28 @@ def test_a_cancelled_call_is_counted_and_hurts_nobody(tmp_path: Path) -> None:
     assert 'nv_inference_request_success{model="slow",version="1"} 2' in metrics
 
 
+def failures(served: Served, reason: str) -> int:
+    metrics = urllib3.request("GET", f"http://{served.metrics}/metrics").data.decode()
+    (count,) = re.findall(rf'nv_inference_request_failure{{model="slow",reason="{reason}",version="1"}} (\d+)', metrics)
+    return int(count)
+
+
+def test_a_caller_that_hangs_up_or_runs_out_of_time_leaves_the_queue(tmp_path: Path) -> None:
+    publish_slow(tmp_path, repeats=40)
+    with running(tmp_path) as served, tritonclient.grpc.InferenceServerClient(served.grpc) as client:
+        client.async_infer("slow", [slow_input()], callback=lambda **_: None)
+        host, _, port = served.http.partition(":")
+        body = b'{"inputs":[{"name":"x","shape":[1],"datatype":"FP32","data":[1]}]}'
+        with socket.create_connection((host, int(port))) as connection:
+            head = f"POST /v2/models/slow/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+            connection.sendall(head.encode() + body)
+            time.sleep(0.1)
+        with pytest.raises(InferenceServerException, match="Deadline Exceeded"):
+            client.infer("slow", [slow_input()], client_timeout=0.05)
+        while failures(served, "CANCELED") < 2:
+            time.sleep(0.02)
+
+
 def test_the_newest_version_is_served_by_default(tmp_path: Path) -> None:
     config = "max_batch_size: 8 version_policy { all { } } %s"
     tensors = """input [{ name: "image" data_type: TYPE_FP32 dims: [1, 28, 28] }]
@@ -115,10 +139,8 @@ def test_the_newest_version_is_served_by_default(tmp_path: Path) -> None:
 def assert_one_line_error(result: subprocess.CompletedProcess[str], *words: str) -> None:
     assert result.returncode == 2
     assert result.stderr.startswith("stn: error: ")
-    lines = [line for line in result.stderr.splitlines() if "ERROR stn_serve" not in line]
-    assert len(lines) == 1
-    for word in words:
-        assert word in lines[0]
+    assert len(result.stderr.splitlines()) == 1
+    assert all(word in result.stderr for word in words)
 
 
 @pytest.mark.parametrize("flag", ["--grpc-port", "--http-port", "--metrics-port"])
@@ -137,9 +159,7 @@ def test_a_repository_that_cannot_be_served_ends_the_start(tmp_path: Path) -> No
     assert_one_line_error(run_stn(*serve, str(tmp_path / "nope")), "is not a directory")
     assert_one_line_error(run_stn(*serve, str(tmp_path)), "holds no model", "stn export")
     (tmp_path / "broken").mkdir()
-    result = run_stn(*serve, str(tmp_path))
-    assert result.returncode == 2
-    assert "model 'broken' has no config.pbtxt" in result.stderr.splitlines()[-1]
+    assert_one_line_error(run_stn(*serve, str(tmp_path)), "can be served", "model 'broken' has no config.pbtxt")
 
 
 @pytest.mark.parametrize(
