@@ -77,7 +77,7 @@ def demo(
     console.rule("4. Serving")
     images, labels = _test_images(data)
     with ServerProcess(repository) as server:
-        console.print(f"Ready: gRPC {server.grpc}, HTTP {server.http}, metrics {server.metrics}/metrics")
+        console.print(f"Ready: gRPC {server.grpc}, HTTP http://{server.http}, metrics http://{server.metrics}/metrics")
         predictions = _ask_everywhere(server, images, checkpoint, console)
     console.print("The server has stopped cleanly.")
 
@@ -137,7 +137,7 @@ def _ask_everywhere(
     """
     pngs = [_png(image) for image in images]
     over_grpc = _ask(server.grpc, pngs)
-    over_http = _ask(server.http, pngs)
+    over_http = _ask(f"http://{server.http}", pngs)
     logits, theta = _ask_tritonclient(server.grpc, images)
     with torch.no_grad():
         network_input = torch.from_numpy(images).movedim(-1, 1).float() / 255
@@ -185,10 +185,10 @@ def _png(image: NDArray[np.uint8]) -> bytes:
 
 
 def _table(predictions: list[Prediction], labels: list[str]) -> Table:
-    table = Table("true", "answer", "probability", "rotation", "scale", "looked at (pixels)", title="What, and where")
+    table = Table("true", "answer", "probability", "rotation", "scale", "centre (pixels)", title="What, and where")
     for prediction, label in zip(predictions, labels, strict=True):
         transform = prediction.transform()
-        corners = " ".join(f"({x:.0f}, {y:.0f})" for x, y in transform.quad)
+        x, y = transform.quad.mean(axis=0)
         scale = " x ".join(f"{s:.2f}" for s in transform.pose.scale)
         style = "green" if prediction.label == label else "red"
         table.add_row(
@@ -197,7 +197,7 @@ def _table(predictions: list[Prediction], labels: list[str]) -> Table:
             f"{prediction.probability:.3f}",
             f"{transform.pose.rotation_degrees:+.0f}°",
             scale,
-            corners,
+            f"({x:.0f}, {y:.0f})",
         )
     return table
 
