@@ -71,6 +71,12 @@ class Answer(NamedTuple):
     phases: Phases
 
 
+class _Execution(NamedTuple):
+    results: list[dict[str, Array]]
+    began_ns: int
+    phases: Phases
+
+
 @dataclass(eq=False, slots=True)
 class _Pending:
     inputs: Mapping[str, Array]
@@ -181,11 +187,10 @@ class Batcher:
 
     def _start(self, batch: list[_Pending]) -> None:
         self._idle -= 1
-        started_ns = time.perf_counter_ns()
         work = asyncio.get_running_loop().run_in_executor(self._executor, self._execute, batch)
-        work.add_done_callback(partial(self._finish, batch, started_ns))
+        work.add_done_callback(partial(self._finish, batch))
 
-    def _execute(self, batch: list[_Pending]) -> tuple[list[dict[str, Array]], Phases]:
+    def _execute(self, batch: list[_Pending]) -> _Execution:
         """In a worker thread: one run for the whole batch."""
         began = time.perf_counter_ns()
         inputs = _concatenate(batch)
@@ -194,7 +199,7 @@ class Batcher:
         computed = time.perf_counter_ns()
         results = self._split(batch, outputs)
         ended = time.perf_counter_ns()
-        return results, Phases(assembled - began, computed - assembled, ended - computed)
+        return _Execution(results, began, Phases(assembled - began, computed - assembled, ended - computed))
 
     def _split(self, batch: list[_Pending], outputs: Mapping[str, Array]) -> list[dict[str, Array]]:
         if len(batch) == 1:
@@ -212,22 +217,23 @@ class Batcher:
             start = end
         return results
 
-    def _finish(
-        self, batch: list[_Pending], started_ns: int, work: asyncio.Future[tuple[list[dict[str, Array]], Phases]]
-    ) -> None:
+    def _finish(self, batch: list[_Pending], work: asyncio.Future[_Execution]) -> None:
         self._idle += 1
         error = work.exception()
         if error:
             for pending in batch:
                 _fail(pending, ModelFailure(str(error)), cause=error)
         else:
-            results, phases = work.result()
-            self._statistics.record_execution(sum(pending.rows for pending in batch), phases)
-            for pending, outputs in zip(batch, results, strict=True):
-                if not pending.future.done():  # its caller may have gone away
-                    pending.future.set_result(Answer(outputs, started_ns - pending.arrived_ns, phases))
+            self._answer(batch, work.result())
         self._dispatch()
         self._settle_drained()
+
+    def _answer(self, batch: list[_Pending], execution: _Execution) -> None:
+        self._statistics.record_execution(sum(pending.rows for pending in batch), execution.phases)
+        for pending, outputs in zip(batch, execution.results, strict=True):
+            if not pending.future.done():  # its caller may have gone away
+                queue_ns = execution.began_ns - pending.arrived_ns
+                pending.future.set_result(Answer(outputs, queue_ns, execution.phases))
 
     def _settle_drained(self) -> None:
         if self._drained and not self._drained.done() and not self._queue and self._idle == self._instances:
