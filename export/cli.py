@@ -9,6 +9,7 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -112,8 +113,9 @@ def _test_images(checkpoint: Checkpoint, count: int) -> Images:
 def parity_table(report: ParityReport) -> Table:
     """For people: each check and output at its worst batch size."""
     tolerance = TOLERANCES[report.precision]
-    table = Table(title=f"Parity with PyTorch, {report.precision}: {tolerance.error:g} allowed", title_justify="left")
-    for title in ("check", "output", "max error", "mean", "relative", "top class", "quad, px", ""):
+    title = f"Parity with PyTorch, {report.precision}: {tolerance.error:g} allowed"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
+    for title in ("check", "output", "max", "mean", "relative", "class", "quad px", ""):
         table.add_column(title, justify="left" if title in ("check", "output") else "right", no_wrap=True)
     for row in report.worst():
         table.add_row(*_cells(row))
@@ -124,10 +126,10 @@ def _cells(row: ParityRow) -> list[str]:
     return [
         row.check,
         row.output,
-        f"{row.max_absolute:.1e}",
-        f"{row.mean_absolute:.1e}",
-        f"{row.max_relative:.1e}",
+        f"{row.max_absolute:.1g}",
+        f"{row.mean_absolute:.1g}",
+        f"{row.max_relative:.1g}",
         "" if row.top_class_agreement is None else f"{row.top_class_agreement:.0%}",
-        "" if row.displacement_px is None else f"{row.displacement_px:.1e}",
+        "" if row.displacement_px is None else f"{row.displacement_px:.1g}",
         "[red]bad[/]" if row.failure else "[green]ok[/]",
     ]

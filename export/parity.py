@@ -20,16 +20,18 @@ import copy
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import cycle, islice
 from math import inf, nan
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
+from torch import nn
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from export.graph_contract import GraphError
@@ -40,6 +42,8 @@ from training.stn import Transform
 
 Images = NDArray[np.uint8]
 Array = NDArray[np.float32]
+Biases = dict[str, Array]
+"""Of regression layers, by their names in the network."""
 
 SMALL_BATCHES = (1, 2, 7)
 NEARLY_HALF = (0.45, 0.4, 0.35)
@@ -145,10 +149,9 @@ def measure_parity(
         *_compare("real", network, model, np.resize(images, shape), precision),
         *_compare("noise", network, model, noise, precision),
     ]
-    for check, heads in _forced_heads(network).items():
-        forced = copy.deepcopy(network)
-        forced.load_state_dict(heads, strict=False)
-        rows += _compare(check, forced, _load_changed(model, directory, heads), noise, precision)
+    for check, biases in _forced_biases(network).items():
+        forced = _force_network(network, biases)
+        rows += _compare(check, forced, _force_model(model, directory, biases), noise, precision)
     return ParityReport(precision=precision, rows=tuple(rows))
 
 
@@ -207,18 +210,15 @@ def _displacement(reference: Array, served: Array, frame: Box) -> float | None:
     return float(np.nan_to_num(np.linalg.norm(moved, axis=-1), nan=inf).max())
 
 
-def _forced_heads(network: Network) -> dict[str, dict[str, torch.Tensor]]:
-    """For each check, the weights of regression layers that force it, by name."""
-    if not network.transformers():
-        return {}
+def _forced_biases(network: Network) -> dict[str, Biases]:
+    """For each check, what every regression layer is to answer."""
     names = {module: name for name, module in network.named_modules()}
-    checks: dict[str, dict[str, torch.Tensor]] = {}
+    checks: dict[str, Biases] = {}
     for placed in network.transformers():
         head, transform = placed.module.head, placed.module.transform
         for check, parameters in _forced_parameters(transform, network.input_size).items():
-            bias = torch.tensor(parameters).repeat(len(head.bias) // len(parameters))
-            weights = {"weight": torch.zeros_like(head.weight), "bias": bias}
-            checks.setdefault(check, {}).update({f"{names[head]}.{name}": value for name, value in weights.items()})
+            bias = np.tile(np.array(parameters, np.float32), len(head.bias) // len(parameters))
+            checks.setdefault(check, {})[names[head]] = bias
     return checks
 
 
@@ -236,17 +236,38 @@ def _forced_parameters(transform: Transform, input_size: tuple[int, int, int]) -
     }
 
 
-def _load_changed(model: Model, directory: Path, weights: Mapping[str, torch.Tensor]) -> Model:
-    """The same model, loaded from a copy of its file with other weights."""
+def _force_network(network: Network, biases: Biases) -> Network:
+    forced = copy.deepcopy(network)
+    with torch.no_grad():
+        for name, bias in biases.items():
+            head = cast(nn.Linear, forced.get_submodule(name))
+            head.weight.zero_()
+            head.bias.copy_(torch.from_numpy(bias))
+    return forced
+
+
+def _force_model(model: Model, directory: Path, biases: Biases) -> Model:
+    """The same model, loaded from a copy of its file with other regression layers."""
     changed = onnx.load(directory / str(model.version) / "model.onnx")
-    found = {tensor.name: tensor for tensor in changed.graph.initializer}
-    for name, value in weights.items():
-        if name not in found:
-            raise GraphError([("initializers", f"a weight '{name}'", "none of that name")])
-        kind = onnx.helper.tensor_dtype_to_np_dtype(found[name].data_type)
-        found[name].CopyFrom(onnx.numpy_helper.from_array(value.numpy().astype(kind), name))
+    for name, bias in biases.items():
+        _force_head(changed.graph, name, bias)
     with tempfile.TemporaryDirectory() as temporary:
         copied = Path(temporary) / directory.name
         shutil.copytree(directory, copied, ignore=shutil.ignore_patterns("*.onnx"))
         onnx.save(changed, copied / str(model.version) / "model.onnx")
         return Model.load(copied, model.version, model.config)
+
+
+def _force_head(graph: onnx.GraphProto, name: str, bias: Array) -> None:
+    """Give one layer weights of its own: the exporter merges weights that are equal, and drops biases of zero."""
+    weight = f"{name}.weight"
+    nodes = [node for node in graph.node if weight in node.input]
+    if [node.op_type for node in nodes] != ["Gemm"]:
+        found = [node.op_type for node in nodes] or "none"
+        raise GraphError([("regression layer", f"one Gemm with '{weight}', to force its theta", found)])
+    old = next(tensor for tensor in graph.initializer if tensor.name == weight)
+    kind = onnx.helper.tensor_dtype_to_np_dtype(old.data_type)
+    forced = {f"{name}.forced_weight": np.zeros(old.dims, kind), f"{name}.forced_bias": bias.astype(kind)}
+    graph.initializer.extend(onnx.numpy_helper.from_array(value, key) for key, value in forced.items())
+    del nodes[0].input[1:]
+    nodes[0].input.extend(forced)
