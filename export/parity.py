@@ -7,8 +7,11 @@ noise         uniform noise: the sharpest edges there are
 half_pixel    noise, theta forced to move by nearly half a pixel: nearest for bilinear, swapped axes or another
               `align_corners` pass wherever theta is the identity, but not here
 far           noise, theta forced to look far outside
-out_of_range  noise, raw parameters of up to 1e30 in size, which the guard clamps
-non_finite    noise, raw parameters that are NaN or infinite
+out_of_range  ramps, raw parameters of up to 1e30 in size, which the guard clamps
+non_finite    ramps, raw parameters that are NaN or infinite
+
+(Ramps, because a theta at its bound runs a thousand times across the image from one pixel to the next: on noise the
+last bit of a coordinate would decide.)
 
 A theta is forced by giving the regression layers constant biases, in a copy of the network and in a copy of the very
 file that will be published.
@@ -143,7 +146,7 @@ def measure_parity(
     """
     largest = max(config.max_batch_size, 1)
     shape = (largest, *images.shape[1:])
-    noise = np.random.default_rng(SEED).integers(0, 256, shape, np.uint8)
+    noise, ramps = _noise(shape), _ramps(shape)
     model = Model.load(directory, version, config)
     rows = [
         *_compare("real", network, model, np.resize(images, shape), precision),
@@ -151,8 +154,21 @@ def measure_parity(
     ]
     for check, biases in _forced_biases(network).items():
         forced = _force_network(network, biases)
-        rows += _compare(check, forced, _force_model(model, directory, biases), noise, precision)
+        pictures = noise if check in ("half_pixel", "far") else ramps
+        rows += _compare(check, forced, _force_model(model, directory, biases), pictures, precision)
     return ParityReport(precision=precision, rows=tuple(rows))
+
+
+def _noise(shape: tuple[int, ...]) -> Images:
+    return np.random.default_rng(SEED).integers(0, 256, shape, np.uint8)
+
+
+def _ramps(shape: tuple[int, ...]) -> Images:
+    """From black to white, each image in another direction."""
+    count, height, width, _ = shape
+    share = np.linspace(0, 1, count)[:, None, None, None]
+    x, y = np.linspace(0, 255, width)[:, None], np.linspace(0, 255, height)[:, None, None]
+    return np.asarray(np.broadcast_to(share * x + (1 - share) * y, shape).astype(np.uint8))
 
 
 def _compare(check: str, network: Network, model: Model, images: Images, precision: str) -> Iterator[ParityRow]:

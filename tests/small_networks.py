@@ -119,7 +119,6 @@ class SequenceNetwork(Network):
 NETWORKS: dict[str, Callable[[], Network]] = {
     "none": lambda: SmallNetwork(None),
     "translation": lambda: SmallNetwork(Translation(SIZE, scale=0.5)),
-    "attention": lambda: SmallNetwork(Attention(SIZE, bounded=True)),
     "similarity": lambda: SmallNetwork(Similarity(SIZE, bounded=True)),
     "affine": lambda: SmallNetwork(Affine(SIZE)),
     "bounded affine": lambda: SmallNetwork(Affine(SIZE, bounded=True)),
