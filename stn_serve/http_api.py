@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
-from base64 import b64decode
-from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
-from urllib.parse import parse_qs
+from collections.abc import Awaitable, Callable, Mapping
 
-import orjson
 from google.protobuf.message import Message
 
 from stn_serve import http_tensors
@@ -21,52 +14,32 @@ from stn_serve.errors import (
     InvalidRequest,
     MethodNotAllowed,
     NotFound,
-    PayloadTooLarge,
     ServingError,
-    Unavailable,
     Unsupported,
 )
+from stn_serve.http_messages import (
+    Receive,
+    Request,
+    Response,
+    Scope,
+    Send,
+    cancelled_on_disconnect,
+    error_response,
+    json_object,
+    json_response,
+    read_body,
+    send_response,
+)
+from stn_serve.http_predict import predict_request
 from stn_serve.inference import Inference
-from stn_serve.proto import image_prediction_pb2 as messages
 from stn_serve.proto_json import to_json
 from stn_serve.vision import ImagePrediction
 
 logger = logging.getLogger(__name__)
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-
-JSON = "application/json"
 HEADER_LENGTH = "inference-header-content-length"
 
 _MODEL = r"/models/(?P<model>[^/]+)(?:/versions/(?P<version>\d+))?"
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What a handler needs of a request."""
-
-    model: str
-    version: str
-    headers: Mapping[str, str]
-    query: bytes
-    body: bytes | bytearray
-
-
-@dataclass(frozen=True, slots=True)
-class Response:
-    """What a handler answers."""
-
-    body: bytes = b""
-    status: int = 200
-    content_type: str = JSON
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-
-def json_response(document: object, status: int = 200) -> Response:
-    """A document as JSON; numpy scalars and arrays are numbers and lists."""
-    return Response(orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY), status)
 
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -121,7 +94,7 @@ class HttpApi:
             query=scope["query_string"],
             body=await read_body(receive, headers, self._max_message_bytes),
         )
-        with _cancelled_on_disconnect(receive):
+        with cancelled_on_disconnect(receive):
             return await handler(request)
 
     def _route(
@@ -160,7 +133,7 @@ class HttpApi:
         return _message(self._inference.model_statistics(request.model, request.version))
 
     async def _repository_index(self, request: Request) -> Response:
-        asked = _json_object(request.body) if request.body else {}
+        asked = json_object(request.body) if request.body else {}
         index = to_json(self._inference.repository_index(asked.get("ready") is True))
         return json_response([{name: value for name, value in entry.items() if value} for entry in index["models"]])
 
@@ -173,122 +146,8 @@ class HttpApi:
         return Response(body, 200, "application/octet-stream", {HEADER_LENGTH: str(header_length)})
 
     async def _predict(self, request: Request) -> Response:
-        return _message(await self._images.predict(_predict_request(request)))
-
-
-def error_response(error: ServingError) -> Response:
-    """An error as the protocol's JSON."""
-    headers = {}
-    if isinstance(error, Unavailable):
-        headers["retry-after"] = "1"
-    if isinstance(error, PayloadTooLarge):
-        headers["connection"] = "close"  # rather than read what is too much
-    return Response(orjson.dumps({"error": str(error)}), error.http_status, JSON, headers)
-
-
-async def send_response(send: Send, response: Response) -> None:
-    """Send a whole response at once."""
-    headers = {"content-type": response.content_type, "content-length": str(len(response.body)), **response.headers}
-    encoded = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": response.status, "headers": encoded})
-    await send({"type": "http.response.body", "body": response.body})
-
-
-async def read_body(receive: Receive, headers: Mapping[str, str], max_bytes: int) -> bytes | bytearray:
-    """The whole body, never more than `max_bytes`.
-
-    Raises:
-        PayloadTooLarge: it is, or announces to be, larger.
-        Cancelled: the caller has gone before its end.
-    """
-    if int(headers.get("content-length", "0")) > max_bytes:
-        raise _too_large(max_bytes)
-    body = bytearray()
-    while True:
-        event = await receive()
-        if event["type"] == "http.disconnect":
-            raise Cancelled("the caller has gone away")
-        chunk: bytes = event["body"]
-        if len(body) + len(chunk) > max_bytes:
-            raise _too_large(max_bytes)
-        if not event["more_body"]:
-            return body + chunk if body else chunk
-        body += chunk
-
-
-def _too_large(max_bytes: int) -> PayloadTooLarge:
-    return PayloadTooLarge(f"the request body is larger than the {max_bytes} bytes allowed")
-
-
-@contextmanager
-def _cancelled_on_disconnect(receive: Receive) -> Iterator[None]:
-    """Cancel what runs inside when the caller goes away, so that it leaves its queue."""
-    task = asyncio.current_task()
-    gone = False
-
-    async def watch() -> None:
-        nonlocal gone
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        gone = True
-        if task:
-            task.cancel()
-
-    watcher = asyncio.ensure_future(watch())
-    try:
-        yield
-    except asyncio.CancelledError:
-        if not (gone and task):
-            raise
-        task.uncancel()
-        raise Cancelled("the caller has gone away") from None
-    finally:
-        watcher.cancel()
+        return _message(await self._images.predict(predict_request(request)))
 
 
 def _message(message: Message) -> Response:
     return json_response(to_json(message))
-
-
-def _json_object(body: bytes | bytearray) -> dict[str, Any]:
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise InvalidRequest(f"failed to parse the request JSON buffer: {error}") from error
-    if not isinstance(document, dict):
-        raise InvalidRequest("failed to parse the request JSON buffer: expected an object")
-    return document
-
-
-def _predict_request(request: Request) -> messages.PredictRequest:
-    """JSON with images in base64, or one encoded image as the body and the rest in the query."""
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() == JSON:
-        fields = _json_object(request.body)
-        images = fields.get("images", [])
-        if not isinstance(images, list):
-            raise InvalidRequest("'images' must be an array of images in base64")
-        return _filled(request, [_decoded(number, image) for number, image in enumerate(images)], fields)
-    query: dict[str, Any] = {name: values[-1] for name, values in parse_qs(request.query.decode("latin-1")).items()}
-    if query.get("top_k", "").isdecimal():
-        query["top_k"] = int(query["top_k"])
-    return _filled(request, [bytes(request.body)], query)
-
-
-def _filled(request: Request, images: list[bytes], fields: Mapping[str, Any]) -> messages.PredictRequest:
-    top_k, identifier = fields.get("top_k", 0), fields.get("id", "")
-    if type(top_k) is not int or not 0 <= top_k < 2**32:
-        raise InvalidRequest(f"'top_k' is {top_k!r}, expected a number >= 0")
-    if not isinstance(identifier, str):
-        raise InvalidRequest(f"'id' is {identifier!r}, expected a string")
-    return messages.PredictRequest(
-        model_name=request.model, model_version=request.version, id=identifier, images=images, top_k=top_k
-    )
-
-
-def _decoded(number: int, image: object) -> bytes:
-    if not isinstance(image, str):
-        raise InvalidRequest(f"image {number} is not a string in base64")
-    try:
-        return b64decode(image, validate=True)
-    except ValueError as error:
-        raise InvalidRequest(f"image {number} is not base64: {error}") from error

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.process_collector import ProcessCollector
 
 from stn_serve.errors import MethodNotAllowed, NotFound, ServingError
-from stn_serve.http_api import Receive, Response, Scope, Send, error_response, send_response
+from stn_serve.http_messages import Receive, Response, Scope, Send, error_response, send_response
 from stn_serve.registry import ModelRegistry, ServedModel
 
 CONTENT_TYPE = "text/plain; charset=utf-8"
