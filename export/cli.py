@@ -131,5 +131,5 @@ def _cells(row: ParityRow) -> list[str]:
         f"{row.max_relative:.1g}",
         "" if row.top_class_agreement is None else f"{row.top_class_agreement:.0%}",
         "" if row.displacement_px is None else f"{row.displacement_px:.1g}",
-        "[red]bad[/]" if row.failure else "[green]ok[/]",
+        "[red]failed[/]" if row.failure else "[green]ok[/]",
     ]

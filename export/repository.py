@@ -82,6 +82,8 @@ class Draft:
     version: int
     destination: Path
     """The model's directory in the repository."""
+    is_new: bool
+    """Whether the repository had no such model when the draft was begun."""
 
     @property
     def version_directory(self) -> Path:
@@ -100,7 +102,7 @@ class Draft:
             ConfigurationError: the published configuration cannot be read.
         """
         labels = "".join(f"{label}\n" for label in contract.metadata.labels)
-        if self.destination.exists():
+        if not self.is_new:
             published = read_config(self.destination)
             wanted = model_config(self.directory.name, contract, max_batch_size or published.max_batch_size)
             _check_agreement(published, wanted, self.destination, labels)
@@ -119,8 +121,7 @@ class Draft:
             PublishError: somebody else has published the model or the version in the meantime.
         """
         published = self.destination / str(self.version)
-        new = not self.destination.exists()
-        source, target = (self.directory, self.destination) if new else (self.version_directory, published)
+        source, target = (self.directory, self.destination) if self.is_new else (self.version_directory, published)
         _sync(source)
         try:
             source.rename(target)
@@ -149,12 +150,13 @@ def draft(repository: Path, name: str, version: int | None = None) -> Iterator[D
     if repository.exists() and not repository.is_dir():
         raise PublishError(f"repository: {repository} is not a directory")
     destination = repository / name
+    is_new = not destination.exists()
     number = _free_version(destination, version)
     repository.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=STAGING, dir=repository) as staging:
         directory = Path(staging) / name
         (directory / str(number)).mkdir(parents=True)
-        yield Draft(directory=directory, version=number, destination=destination)
+        yield Draft(directory=directory, version=number, destination=destination, is_new=is_new)
 
 
 def _free_version(destination: Path, version: int | None) -> int:

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import json
+import sys
+from io import StringIO
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from export.cli import export_checkpoint
+from export.parity import TOLERANCES, ParityError, Tolerance
+from stn_serve.cli import main
+from stn_serve.registry import ModelRegistry
+from training.checkpoint import Checkpoint, build_network, save_checkpoint
+from training.config import recipe_from_fields
+
+DIGITS = tuple("0123456789")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a small network that has learned nothing yet."""
+    recipe = recipe_from_fields(
+        {
+            "name": "small",
+            "seed": 3,
+            "data": {"source": "scikit-learn", "distortion": {"canvas": 30, "rotation_degrees": 45, "translate": True}},
+            "model": {"classifier": "fcn", "width": 8, "transform": "affine", "head_std": 0.1},
+        }
+    )
+    torch.manual_seed(0)
+    trained = Checkpoint(
+        recipe=recipe,
+        labels=DIGITS,
+        input_size=(1, 30, 30),
+        epoch=2,
+        model=build_network(recipe, (1, 30, 30), 10).state_dict(),
+        optimizer={},
+        data_source="scikit-learn digits",
+        data_sha256="ab" * 32,
+        metrics={"error_percent": 90.0},
+    )
+    path = tmp_path_factory.mktemp("run") / "checkpoint.pt"
+    save_checkpoint(trained, path)
+    return path
+
+
+def test_export_says_what_it_does(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    repository = tmp_path / "made" / "repository"
+    run(monkeypatch, str(checkpoint), "--repository", str(repository), "--name", "digits", "--max-batch-size", "9")
+    output, errors = capsys.readouterr()
+    assert errors == ""
+    assert "recipe 'small', epoch 2" in output
+    assert all(check in output for check in ("real", "noise", "half_pixel", "far", "out_of_range", "non_finite"))
+    assert "failed" not in output
+    assert f"Published {repository / 'digits' / '1'}." in output
+    assert f"stn serve --model-repository {repository}" in output
+    assert ModelRegistry.load(repository).find("digits").model.labels == DIGITS
+
+
+def test_provenance_and_parity_lie_beside_the_model(checkpoint: Path, tmp_path: Path) -> None:
+    published = export_checkpoint(checkpoint, tmp_path, "digits", max_batch_size=3)
+    assert (published.path, published.version) == (tmp_path / "digits" / "1", 1)
+    assert sorted(path.name for path in published.path.iterdir()) == ["model.onnx", "parity.json", "provenance.json"]
+    assert json.loads((published.path / "parity.json").read_text()) == json.loads(published.parity.to_json())
+    provenance = json.loads((published.path / "provenance.json").read_text())
+    assert provenance["recipe"]["name"] == "small"
+    assert provenance["seed"] == 3
+    assert provenance["data"] == {"source": "scikit-learn digits", "sha256": "ab" * 32}
+    assert provenance["metrics"] == {"error_percent": 90.0}
+    assert provenance["versions"]["torch"] == torch.__version__
+    assert str(tmp_path) not in json.dumps(provenance)
+
+
+def test_what_fails_the_proof_is_not_published(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Held against a tolerance that no runtime can keep."""
+    tolerance = Tolerance(error=0.0, top_class_agreement=1.0, displacement_px=0.0)
+    monkeypatch.setitem(TOLERANCES, "fp32", tolerance)
+    page = StringIO()
+    with pytest.raises(ParityError, match=r"real \(batch \d\): logits is off by .*, 0 allowed"):
+        export_checkpoint(checkpoint, tmp_path, "digits", max_batch_size=2, console=Console(file=page, width=100))
+    assert "failed" in page.getvalue()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_user_can_mend_is_one_line(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "noise.pt").write_bytes(b"noise")
+    torch.save({"weights": torch.zeros(3)}, tmp_path / "foreign.pt")
+    (tmp_path / "models" / "digits" / "1").mkdir(parents=True)
+    (tmp_path / "file").touch()
+    cases: list[tuple[str | Path, list[str], str]] = [
+        ("missing.pt", [], "there is no checkpoint"),
+        ("noise.pt", [], "is not a checkpoint"),
+        ("foreign.pt", [], "is not a checkpoint of stn-serve"),
+        (checkpoint, ["--name", "a/b"], "name: expected letters"),
+        (checkpoint, ["--version", "1"], "version 1 of 'digits' exists, and is never overwritten; 2 is free"),
+        (checkpoint, ["--version", "0"], "version: expected a number of at least 1, got 0"),
+        (checkpoint, ["--repository", str(tmp_path / "file")], "is not a directory"),
+    ]
+    for path, options, message in cases:
+        arguments = [str(tmp_path / path), "--repository", str(tmp_path / "models"), "--name", "digits", *options]
+        with pytest.raises(SystemExit) as caught:
+            run(monkeypatch, *arguments)
+        assert caught.value.code == 2
+        errors = capsys.readouterr().err
+        assert errors.startswith("stn: error: ")
+        assert errors.count("\n") == 1
+        assert message in errors
+    assert sorted(tmp_path.glob("models/*/*")) == [tmp_path / "models" / "digits" / "1"]
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    """`stn export`, in this process."""
+    monkeypatch.setattr(sys, "argv", ["stn", "export", *arguments])
+    try:
+        main()
+    except SystemExit as end:
+        if end.code:
+            raise
