@@ -35,6 +35,10 @@ TOLERANCE = 1e-4
 """Largest difference of theta or a probability between transports and PyTorch."""
 
 
+class DemoError(ValueError):
+    """Something that the demo shows does not hold."""
+
+
 def demo(
     output: Annotated[Path, typer.Option(help="Where checkpoints, the model repository and demo.png go.")] = Path(
         "build/demo"
@@ -133,7 +137,7 @@ def _ask_everywhere(
     """Ask over gRPC, over HTTP and with NVIDIA's client; all must agree with PyTorch.
 
     Raises:
-        RuntimeError: they do not.
+        DemoError: they do not.
     """
     pngs = [_png(image) for image in images]
     over_grpc = _ask(server.grpc, pngs)
@@ -151,7 +155,7 @@ def _ask_everywhere(
     for what, difference in differences.items():
         console.print(f"{what}: largest difference {difference:.1e}")
         if not difference <= TOLERANCE:
-            raise RuntimeError(f"{what}: {difference:.1e} is more than {TOLERANCE}; please report this")
+            raise DemoError(f"{what}: they differ by {difference:.1e}, more than {TOLERANCE}; please report this")
     return over_grpc
 
 

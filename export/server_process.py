@@ -16,6 +16,10 @@ READY_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
 
 
+class ServerProcessError(ValueError):
+    """The server did not become ready, or did not stop cleanly; says what it printed."""
+
+
 class ServerProcess:
     """A real server.
 
@@ -23,7 +27,7 @@ class ServerProcess:
         repository: the model repository to serve.
 
     Raises:
-        RuntimeError: it does not become ready, or does not stop cleanly; says what it printed.
+        ServerProcessError: it does not become ready, or does not stop cleanly.
     """
 
     grpc: str
@@ -58,7 +62,7 @@ class ServerProcess:
         output = self._output.read_text()
         self._folder.cleanup()
         if code and error is None:
-            raise RuntimeError(f"the server stopped with exit code {code}: {output}")
+            raise ServerProcessError(f"the server stopped with exit code {code}: {output}")
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + READY_TIMEOUT_S
@@ -67,7 +71,7 @@ class ServerProcess:
                 self._process.kill()
                 printed = self._output.read_text()
                 self._folder.cleanup()
-                raise RuntimeError(f"the server did not become ready: {printed}")
+                raise ServerProcessError(f"the server did not become ready: {printed}")
             time.sleep(0.05)
         addresses = json.loads(self._ready.read_text())
         self.grpc, self.http, self.metrics = addresses["grpc"], addresses["http"], addresses["metrics"]

@@ -1,5 +1,11 @@
 from __future__ import annotations
 
+import os
+
+# Before torch is imported, and for every process that a test starts: the networks of the tests are so small that
+# threads cost more than they bring, and on a busy machine they spend their time waiting for each other.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -218,6 +218,14 @@ def test_convolutional_localisation_reads_any_size_that_fits() -> None:
         (lambda: tile(Affine((4, 4)), 0), "count"),
         (lambda: parameter_groups(nn.Linear(1, 1), 0.1, float("nan")), "localization_multiplier"),
         (lambda: ConvolutionalLocalization((1, 8, 8)), "too small"),
+        (lambda: ConvolutionalLocalization((1, 40, 40), pool="none"), "pool: expected"),
+        (
+            lambda: ParallelSpatialTransformer(nn.Flatten(), Attention((4, 4)), [[1, 0, float("nan")]], features=4),
+            "starts",
+        ),
+        (lambda: compose(torch.eye(2, 3)[None], torch.eye(3, 4)[None]), "outer, inner"),
+        (lambda: Affine((4, 4))(torch.zeros(2, 5)), r"parameters: affine expects \[N, 6\]"),
+        (lambda: transformer(Affine((4, 4)))(torch.zeros(2, 12, 10), torch.zeros(2, 2, 12, 10)), "images, grid"),
     ],
 )
 def test_bad_arguments_are_named(build: Callable[[], object], words: str) -> None:

@@ -24,12 +24,14 @@ def compose(outer: Tensor, inner: Tensor) -> Tensor:
             are mapped (exact there, an approximation between them).
 
     Raises:
-        ValueError: `outer` is a thin plate spline: the result would be none.
+        ValueError: `outer` is a thin plate spline (the result would be none), or the two do not fit.
     """
     if outer.shape[-1] == 2:
         raise ValueError(f"outer: expected a matrix [N, D, D + 1] or [N, 3, 3], got {list(outer.shape)}")
-    if inner.shape[-1] == 2:
+    if inner.shape[-1] == 2 and outer.shape[-1] == 3:
         return _map_points(outer, inner)
+    if inner.shape[-1] != outer.shape[-1]:
+        raise ValueError(f"outer, inner: expected maps of one space, got {list(outer.shape)} and {list(inner.shape)}")
     product = _square(outer) @ _square(inner)
     projective = product.shape[-1] == 3 and 3 in (outer.shape[-2], inner.shape[-2])
     return product if projective else product[..., :-1, :]

@@ -45,7 +45,7 @@ class ConvolutionalLocalization(nn.Module):
         batch_norm: normalise after every convolution.
 
     Raises:
-        ValueError: the map is too small for these convolutions.
+        ValueError: the map is too small for these convolutions, or an unknown `pool`.
     """
 
     def __init__(
@@ -61,6 +61,8 @@ class ConvolutionalLocalization(nn.Module):
         batch_norm: bool = False,
     ) -> None:
         super().__init__()
+        if pool not in ("each", "last"):
+            raise ValueError(f"pool: expected 'each' or 'last', got {pool!r}")
         channels = input_size[0]
         layers: list[nn.Module] = [nn.AvgPool2d(downsample)] if downsample > 1 else []
         for index, outputs in enumerate(filters):

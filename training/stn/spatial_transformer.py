@@ -121,6 +121,8 @@ def regression_layer(features: int, starts: Sequence[Sequence[float]], std: floa
     if not 0 <= std < float("inf"):
         raise ValueError(f"head_std: expected a finite number >= 0, got {std}")
     bias = torch.tensor(starts).flatten()
+    if not bias.isfinite().all():
+        raise ValueError(f"starts: expected finite numbers, got {starts}")
     layer = nn.Linear(features, len(bias))
     with torch.no_grad():
         layer.weight.normal_(std=std) if std else layer.weight.zero_()

@@ -36,7 +36,7 @@ class ThinPlateSpline(Transform):
         bounded: bool = False,
     ) -> None:
         super().__init__(output_size, bounded=bounded)
-        if control_size < 2:
+        if not isinstance(control_size, int) or control_size < 2:
             raise ValueError(f"control_size: a spline needs 2 x 2 control points or more, got {control_size}")
         if not 0 <= regularization < float("inf"):
             raise ValueError(f"regularization: expected a finite number >= 0, got {regularization}")

@@ -70,7 +70,14 @@ class Transform(nn.Module):
         raise NotImplementedError
 
     def forward(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        """Theta and its grid, both finite, from any raw parameters `[N, parameter_count]`."""
+        """Theta and its grid, both finite, from any raw parameters `[N, parameter_count]`.
+
+        Raises:
+            ValueError: parameters of another shape.
+        """
+        if parameters.dim() != 2 or parameters.shape[1] != self.parameter_count:
+            expected = f"[N, {self.parameter_count}] ({', '.join(self.parameter_names[:12])})"
+            raise ValueError(f"parameters: {self.kind} expects {expected}, got {list(parameters.shape)}")
         with torch.autocast(parameters.device.type, enabled=False):
             precise = parameters.to(torch.promote_types(parameters.dtype, torch.float32))
             theta = self.theta(self._guard(precise))
