@@ -113,7 +113,7 @@ def _test_images(checkpoint: Checkpoint, count: int) -> Images:
 def parity_table(report: ParityReport) -> Table:
     """For people: each check and output at its worst batch size."""
     tolerance = TOLERANCES[report.precision]
-    title = f"Parity with PyTorch, {report.precision}: {tolerance.error:g} allowed"
+    title = f"Parity with PyTorch, {report.precision}: {tolerance.error:g} of the largest number allowed"
     table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
     for title in ("check", "output", "max", "mean", "relative", "class", "quad px", ""):
         table.add_column(title, justify="left" if title in ("check", "output") else "right", no_wrap=True)
