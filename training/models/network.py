@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from training.stn.spatial_transformer import ParallelSpatialTransformer, SpatialTransformer
+from training.stn.spatial_transformer import SpatialTransformer
 
 
 class Answer(NamedTuple):
@@ -26,7 +26,7 @@ class PlacedTransformer:
     name: str
     place: str
     """`image`, or the feature map it stands before, such as `conv2`."""
-    module: SpatialTransformer | ParallelSpatialTransformer
+    module: SpatialTransformer
 
 
 class Network(nn.Module):

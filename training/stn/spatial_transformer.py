@@ -69,7 +69,7 @@ class SpatialTransformer(nn.Module):
         return self.sampler(maps, grid, grid_is_finite=True), theta
 
 
-class ParallelSpatialTransformer(nn.Module):
+class ParallelSpatialTransformer(SpatialTransformer):
     """S transformers side by side on one input, with one shared localisation network (paper section 4.3).
 
     In: maps `[N, C, H, W]`. Out: the warped maps `[N, S, C, h, w]` and theta `[N, S, ...]`.
@@ -97,16 +97,12 @@ class ParallelSpatialTransformer(nn.Module):
         features: int | None = None,
         head_std: float = 0.0,
     ) -> None:
-        super().__init__()
-        self.localization = localization
-        self.transform = transform
-        self.sampler = sampler or Sampler()
-        _check_supersampling(transform, self.sampler)
+        super().__init__(localization, transform, sampler, features=features, head_std=head_std)
         if not starts or any(len(row) != transform.parameter_count for row in starts):
             lengths = [len(row) for row in starts]
             raise ValueError(f"starts: expected rows of {transform.parameter_count} parameters, got lengths {lengths}")
         self.count = len(starts)
-        self.head = regression_layer(_features(localization, features), starts, head_std)
+        self.head = regression_layer(self.head.in_features, starts, head_std)
 
     def forward(self, maps: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The warped maps and their thetas; arguments as for `SpatialTransformer`."""
@@ -150,7 +146,7 @@ def parameter_groups(model: nn.Module, learning_rate: float, localization_multip
 def _localization_parameters(model: nn.Module) -> Iterable[nn.Parameter]:
     seen: dict[int, nn.Parameter] = {}
     for module in model.modules():
-        if isinstance(module, SpatialTransformer | ParallelSpatialTransformer):
+        if isinstance(module, SpatialTransformer):
             for part in (module.localization, module.head):
                 seen |= {id(parameter): parameter for parameter in part.parameters()}
     return seen.values()
