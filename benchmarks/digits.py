@@ -1,9 +1,9 @@
 """Fill Table 1 of the paper: test error on distorted MNIST, cell by cell.
 
-    python benchmarks/digits.py --help
-    python benchmarks/digits.py rts/st_cnn_affine rts/cnn      # train two cells of ours, then write the table
-    python benchmarks/digits.py --style paper --epochs 64      # the paper's networks and schedule, shortened
-    python benchmarks/digits.py --report                       # only write the table from what has been trained
+    python -m benchmarks.digits --help
+    python -m benchmarks.digits rts/st_cnn_affine rts/cnn      # train two cells of ours, then write the table
+    python -m benchmarks.digits --style paper --epochs 64      # the paper's networks and schedule, shortened
+    python -m benchmarks.digits --report                       # only write the table from what has been trained
 
 A cell that was cut off goes on where it stopped. Each is trained in runs/digits; results go to
 benchmarks/results/digits.json and digits.md. Cells are ordered by worth; run two programs at
@@ -185,7 +185,7 @@ def markdown(results: list[Result]) -> str:
         "recipe; with the epochs trained (the paper's schedule has 640) and, over several seeds, mean ± standard",
         f"deviation. A dash is a cell not trained yet. Ours are measured on {TEST_COPIES} freshly distorted copies of",
         "each of the 10,000 test digits, after the last epoch, none chosen by its test error. Made by",
-        "`python benchmarks/digits.py`.",
+        "`python -m benchmarks.digits`.",
         "",
         "| | " + " | ".join(name.upper() for name in SETS) + " |",
         "|---" * (len(SETS) + 1) + "|",

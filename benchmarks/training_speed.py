@@ -1,6 +1,6 @@
 """How fast our grids, sampler and training loop are against the usual ones, side by side in one run.
 
-    python benchmarks/training_speed.py --threads 1
+    python -m benchmarks.training_speed --threads 1
 
 Grid and sampler: `training.stn` against `F.affine_grid` + `F.grid_sample`, forward and forward + backward. Training
 loop: the affine ST-CNN on RTS digits as `stn train digits_rts` trains it (distortions on the device, bfloat16, channels
@@ -172,7 +172,7 @@ def main(
     lines = [
         "# Training speed: ours against the usual way, in one run",
         "",
-        f"`python benchmarks/training_speed.py --rounds {rounds} --threads {threads}`,",
+        f"`python -m benchmarks.training_speed --rounds {rounds} --threads {threads}`,",
         f"{datetime.now(UTC).date().isoformat()}, {hardware(torch.device('cpu'))}. Milliseconds, median (minimum to",
         "maximum); the ratio is the usual way's time by ours, round by round.",
         "",
