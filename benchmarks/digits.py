@@ -71,9 +71,10 @@ OUR_CNN = {"r": (28, 27), "rts": (42, 22), "p": (28, 27), "e": (28, 27), "tc": (
 BY_WORTH = [
     *((name, model) for model in ("st_cnn_affine", "cnn") for name in ("rts", "r")),
     *((name, "st_cnn_tps") for name in ("e", "rts", "r")),
-    *((name, model) for name in ("e", "p") for model in ("cnn", "st_cnn_affine", "st_cnn_projective", "st_cnn_tps")),
+    *(("e", model) for model in ("cnn", "st_cnn_affine", "st_cnn_projective")),
+    *(("p", model) for model in ("st_cnn_affine", "cnn", "st_cnn_tps", "st_cnn_projective")),
     *((name, "st_cnn_projective") for name in ("rts", "r")),
-    *((name, model) for name in ("tc",) for model in ("st_cnn_affine", "cnn")),
+    *(("tc", model) for model in ("st_cnn_affine", "cnn")),
     *((name, model) for model in ("fcn", "st_fcn_affine", "st_fcn_tps", "st_fcn_projective") for name in SETS),
 ]
 
