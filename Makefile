@@ -20,6 +20,11 @@ format: .venv/dev.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The typed API's Python, from its .proto.
+proto: .venv/dev.installed
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. \
+		stn_serve/proto/image_prediction.proto
+
 # What serves and what is developed are installed apart, each in one command, so that the pins hold together.
 .venv/demo.installed: pyproject.toml constraints.txt | .venv/bin/pip
 	$(PIP) --editable '.[export]'
