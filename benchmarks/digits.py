@@ -6,9 +6,8 @@
     python -m benchmarks.digits --report                       # only write the table from what has been trained
 
 Our recipes fit a CPU's budget, about half an hour a cell on one core; the paper's schedule (640 epochs) a GPU's, or a
-CPU's with fewer --epochs. A cell that was cut off goes on where it stopped. Each is trained in runs/digits; results go to
-benchmarks/results/digits.json and digits.md. Cells are ordered by worth; run two programs at
-once with --threads 1 to use two cores.
+CPU's with fewer --epochs. Cells are ordered by worth, trained in runs/digits, and go on where they were cut off;
+results go to benchmarks/results/digits.json and digits.md. To use two cores run two programs, each with --threads 1.
 """
 
 from __future__ import annotations
