@@ -1,7 +1,7 @@
 """From a caller's encoded image to one row of the input `image`.
 
 Whatever the bytes are, they end as an array or as `InvalidRequest`. The size is read from the header and checked before
-any pixel is decoded.
+any pixel is decoded, and a file of countless tiny parts is given up, for Pillow takes each part in Python.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ class ImageLimits:
 
 DEFAULT_LIMITS = ImageLimits()
 
+MAX_COMPRESSED_TEXTS = 16
+"""Parts of a PNG that are inflated with its header, each to a megabyte at most."""
+
 
 def decode(data: bytes, color: Color, limits: ImageLimits = DEFAULT_LIMITS) -> Pixels:
     """Decode JPEG, PNG, WebP or BMP to `[height, width, channels]`, the way a person sees it.
@@ -44,6 +47,15 @@ def decode(data: bytes, color: Color, limits: ImageLimits = DEFAULT_LIMITS) -> P
     Raises:
         InvalidRequest: empty, of another format, truncated or broken; PayloadTooLarge where it exceeds the limits.
     """
+    return read_pixels(open_header(data, limits), color)
+
+
+def open_header(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
+    """Read the header only, and hold the image against the limits; `read_pixels` goes on from here.
+
+    Raises:
+        InvalidRequest: empty or of another format; PayloadTooLarge where it exceeds the limits.
+    """
     if not data:
         raise InvalidRequest("the image is empty: 0 bytes")
     if len(data) > limits.max_bytes:
@@ -53,12 +65,21 @@ def decode(data: bytes, color: Color, limits: ImageLimits = DEFAULT_LIMITS) -> P
         raise PayloadTooLarge(
             f"the image has {image.width} x {image.height} pixels, more than the {limits.max_pixels} allowed"
         )
+    return image
+
+
+def read_pixels(image: Image.Image, color: Color) -> Pixels:
+    """The rest of `decode`, for an image that was opened; closes it, for it would hold its pixels.
+
+    Raises:
+        InvalidRequest: truncated or broken.
+    """
     try:
         return to_pixels(_upright(image), color)
     except Exception as error:  # whatever a decoder stumbles over lies in the bytes
-        raise InvalidRequest(
-            f"the {image.format} image of {len(data)} bytes is truncated or broken: {error}"
-        ) from error
+        raise InvalidRequest(f"the {image.format} image is truncated or broken: {error}") from error
+    finally:
+        image.close()
 
 
 def to_pixels(image: Image.Image, color: Color) -> Pixels:
@@ -100,16 +121,35 @@ def _covered(width: int, height: int, target: InputImage) -> Box:
     return Box(left, top, left + covered_width, top + covered_height)
 
 
+class _PatientReader(BytesIO):
+    """Gives up where a file is read in parts too small to be of an honest picture."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self._reads_left = 10_000 + len(data) // 512
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._reads_left -= 1
+        if self._reads_left < 0:
+            raise ValueError("it consists of too many parts")
+        return super().read(size)
+
+
 def _open(data: bytes) -> Image.Image:
-    """Read the header only."""
+    if data.startswith(b"\x89PNG") and _count_compressed_texts(data) > MAX_COMPRESSED_TEXTS:
+        raise InvalidRequest(f"the PNG image holds more than {MAX_COMPRESSED_TEXTS} compressed texts")
     try:
-        return Image.open(BytesIO(data), formats=FORMATS)
+        return Image.open(_PatientReader(data), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PayloadTooLarge(f"the image has too many pixels: {error}") from error
     except Exception as error:  # whatever a decoder stumbles over lies in the bytes
         raise InvalidRequest(
             f"expected an image as JPEG, PNG, WebP or BMP, got {len(data)} bytes of {_format_name(data)}"
         ) from error
+
+
+def _count_compressed_texts(data: bytes) -> int:
+    return sum(data.count(kind) for kind in (b"zTXt", b"iTXt", b"iCCP"))
 
 
 _SIGNATURES = {

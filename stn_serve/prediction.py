@@ -12,7 +12,7 @@ from PIL import Image
 from stn_serve.drawing import draw
 from stn_serve.image_sources import ImageSource, open_image
 from stn_serve.poses import Array, Box, Pose
-from stn_serve.sampling import rectify
+from stn_serve.sampling import rectify, rectify_antialiased, region_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -138,9 +138,9 @@ class Prediction:
         if not transform.quad.size:
             raise ValueError(f"transformer {transform.name} looked nowhere: its theta is not finite")
         pixels = np.atleast_3d(np.asarray(self._open(image)))
-        crop = rectify(pixels, transform.theta, self.input_box, _full_size(transform), transform.regularization)
-        rectified = Image.fromarray(crop[..., 0] if crop.shape[2] == 1 else crop)
-        return rectified if size is None else rectified.resize(size[::-1], Image.Resampling.BILINEAR)
+        cut = rectify_antialiased if size else rectify
+        crop = cut(pixels, transform.theta, self.input_box, size or _full_size(transform), transform.regularization)
+        return Image.fromarray(crop[..., 0] if crop.shape[2] == 1 else crop)
 
     def draw(self, image: ImageSource) -> Image.Image:
         """A picture of the answer: each transformer's outline on the image, the crop it saw, label and probability.
@@ -184,7 +184,7 @@ def _points(points: Iterable[pb.Point]) -> Array:
 def _full_size(transform: Transform) -> tuple[int, int]:
     """The transformer's output size, enlarged until no detail of the region is lost."""
     height, width = transform.output_size
-    sides = np.linalg.norm(np.roll(transform.quad, -1, axis=0) - transform.quad, axis=1)
-    scale = max(1.0, sides[0::2].max() / width, sides[1::2].max() / height)
+    region_height, region_width = region_size(transform.quad)
+    scale = max(1.0, region_width / width, region_height / height)
     scale = min(scale, max(1.0, LARGEST_CROP / max(height, width)))
     return round(height * scale), round(width * scale)

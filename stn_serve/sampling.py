@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from math import ceil
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from PIL import Image
 
-from stn_serve.poses import Array, Box, map_points
+from stn_serve.poses import Array, Box, map_points, source_quad
+
+LARGEST_STRIP = 2**16
+"""Pixels of a crop that are computed together: a spline needs hundreds of bytes for each."""
+
+MAX_OVERSAMPLING = 4
+"""Samples of one pixel of the crop, along each side, beyond what averaging the image saves."""
 
 
 def rectify(
@@ -14,11 +23,35 @@ def rectify(
     """What a transformer sees of an image `[H, W, C]`, as `[height, width, C]`; `size` is (height, width).
 
     Theta refers to `frame`, the part of the image that the model's input covers. Bilinear between pixel centres; beyond
-    the frame its edge repeats. Not antialiased: ask for no less than the region's own size and shrink the result.
+    the frame its edge repeats. Not antialiased, as the transformer itself is not: see `rectify_antialiased`.
     """
     height, width = size
-    positions = frame.to_pixels(map_points(theta, _pixel_centres(height, width), regularization))
-    return sample(image, positions, frame).reshape(height, width, image.shape[2])
+    targets = _pixel_centres(height, width)
+    strips = np.array_split(targets, ceil(len(targets) / LARGEST_STRIP))
+    sampled = [sample(image, frame.to_pixels(map_points(theta, strip, regularization)), frame) for strip in strips]
+    return np.concatenate(sampled).reshape(height, width, image.shape[2])
+
+
+def rectify_antialiased(
+    image: NDArray[np.uint8], theta: ArrayLike, frame: Box, size: tuple[int, int], regularization: float = 0.0
+) -> NDArray[np.uint8]:
+    """As `rectify`, with pixels averaged instead of skipped where the crop is coarser than the image.
+
+    First the image's are, as far as the finer side of the crop allows, then the crop's: so the time it takes hangs on
+    the size of the crop, and hardly on the image's.
+    """
+    rows, columns = _coarseness(theta, frame, size, regularization)
+    factor = min(int(rows), int(columns), *image.shape[:2])
+    rows, columns = (min(ceil(coarseness / factor), MAX_OVERSAMPLING) for coarseness in (rows, columns))
+    frame = Box(frame.left / factor, frame.top / factor, frame.right / factor, frame.bottom / factor)
+    larger = (size[0] * rows, size[1] * columns)
+    return _shrink(rectify(_shrink(image, factor, factor), theta, frame, larger, regularization), rows, columns)
+
+
+def region_size(quad: Array) -> tuple[float, float]:
+    """Height and width of a quad `[4, 2]` in pixels: the longer of opposite sides."""
+    sides = np.linalg.norm(np.roll(quad, -1, axis=0) - quad, axis=1)
+    return float(sides[1::2].max()), float(sides[0::2].max())
 
 
 def sample(image: NDArray[np.uint8], positions: Array, frame: Box) -> NDArray[np.uint8]:
@@ -29,6 +62,20 @@ def sample(image: NDArray[np.uint8], positions: Array, frame: Box) -> NDArray[np
     upper = image[top, left] * (1 - x_weight) + image[top, right] * x_weight
     lower = image[bottom, left] * (1 - x_weight) + image[bottom, right] * x_weight
     return np.rint(upper * (1 - y_weight) + lower * y_weight).astype(np.uint8)
+
+
+def _coarseness(theta: ArrayLike, frame: Box, size: tuple[int, int], regularization: float) -> tuple[float, float]:
+    """How many pixels of the image lie in one of the crop, along its height and its width; at least 1."""
+    height, width = region_size(source_quad(theta, frame, regularization))
+    return max(1.0, height / size[0]), max(1.0, width / size[1])
+
+
+def _shrink(image: NDArray[np.uint8], rows: int, columns: int) -> NDArray[np.uint8]:
+    """Average blocks of pixels of an image `[H, W, C]`."""
+    if rows == columns == 1:
+        return image
+    source = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+    return np.atleast_3d(np.asarray(source.reduce((columns, rows))))
 
 
 def _neighbours(

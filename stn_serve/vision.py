@@ -1,7 +1,8 @@
 """The typed image API: encoded images in, classes and where the model looked out.
 
 Each image is decoded in a thread, queues as a row of its own, and is answered for itself: one that cannot be used does
-not cost its neighbours theirs.
+not cost its neighbours theirs. The headers are read first, so that a request is refused by the work it would make and
+not by its size, which says little of it.
 """
 
 from __future__ import annotations
@@ -10,36 +11,36 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from contextlib import ExitStack, nullcontext
 
-import numpy as np
-from numpy.typing import NDArray
+from PIL import Image
 
-from stn_serve import poses
-from stn_serve.errors import InvalidRequest, ModelFailure, ServingError, Unavailable, Unsupported
-from stn_serve.images import DEFAULT_LIMITS, ImageLimits, decode, fit
-from stn_serve.metadata import InputImage, ModelMetadata, Transformer
+from stn_serve.budget import Budget
+from stn_serve.description import MAX_CROP_SIDE, Array, Prepared, add_crops, describe
+from stn_serve.errors import InvalidRequest, PayloadTooLarge, ServingError, Unsupported
+from stn_serve.images import DEFAULT_LIMITS, ImageLimits, fit, open_header, read_pixels
+from stn_serve.metadata import InputImage, ModelMetadata
 from stn_serve.proto import image_prediction_pb2 as messages
 from stn_serve.registry import ModelRegistry, ServedModel
 from stn_serve.session import available_cpus
 from stn_serve.validation import ValidRequest
 
-Array = NDArray[Any]
-
 logger = logging.getLogger(__name__)
 
 DEFAULT_TOP_K = 5
-MAX_PENDING_IMAGES = 1024
-"""Images that may be in work at the same time; a request that finds more of them is refused."""
+MAX_IMAGES = 1024
+"""In a request, and in work at the same time."""
 
+LARGEST_IMAGES_PER_REQUEST = 4
+"""A request's images may have as many pixels together as this many of the largest."""
 
-class Prepared(NamedTuple):
-    """A decoded image as the model's input, and what ties it to the caller's."""
+LARGEST_IMAGES_IN_WORK = 16
+"""The same of all requests together: seconds of decoding."""
 
-    pixels: NDArray[np.uint8]
-    box: poses.Box
-    width: int
-    height: int
+SURPRISE = "internal error; the server's log tells more"
+
+Opened = Image.Image | ServingError
+"""An image whose header is read, or why there is none."""
 
 
 class ImagePrediction:
@@ -48,25 +49,34 @@ class ImagePrediction:
     def __init__(self, registry: ModelRegistry, limits: ImageLimits = DEFAULT_LIMITS) -> None:
         self._registry = registry
         self._limits = limits
-        self._pool = ThreadPoolExecutor(available_cpus(), thread_name_prefix="decode")
-        self._pending = 0
+        threads = available_cpus()
+        self._decoding = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        # Headers have threads of their own: a refusal should not wait for the decoding of others.
+        self._opening = ThreadPoolExecutor(threads, thread_name_prefix="header")
+        self._images = Budget(MAX_IMAGES, "images")
+        self._pixels = Budget(LARGEST_IMAGES_IN_WORK * limits.max_pixels, "pixels")
+        # Crops keep the whole image until the model has answered; more of them than threads would only fill the memory.
+        self._kept_whole = asyncio.Semaphore(threads)
 
     async def predict(self, request: messages.PredictRequest) -> messages.PredictResponse:
         """Classify every image of a request. A request of a single image fails with that image's error.
 
         Raises:
             NotFound: no such model or version.
-            InvalidRequest: no image, or a model that can only be asked with tensors.
-            Unavailable: too many images are in work.
+            InvalidRequest: no image, no such crops, or a model that can only be asked with tensors.
+            PayloadTooLarge: too many images, or pixels.
+            Unavailable: too many images, or pixels, are in work.
         """
-        served = self._registry.find(request.model_name, request.model_version)
+        served = self._find(request.model_name, request.model_version)
         metadata = _image_metadata(served)
-        if not request.images:
-            raise InvalidRequest("the request holds no image")
-        if self._pending >= MAX_PENDING_IMAGES:
-            raise Unavailable(f"{self._pending} images are in work, more than the {MAX_PENDING_IMAGES} allowed")
-        answers = (self._answer(served, metadata, image, request.top_k or DEFAULT_TOP_K) for image in request.images)
-        results = await asyncio.gather(*answers)
+        _check(request)
+        loop = asyncio.get_running_loop()
+        with ExitStack() as work:
+            with served.counting_failures():
+                work.enter_context(self._images.spend(len(request.images)))
+                opened = await loop.run_in_executor(self._opening, self._open, list(request.images))
+                work.enter_context(self._pixels.spend(self._count_pixels(opened)))
+            results = await asyncio.gather(*(self._answer(served, metadata, request, image) for image in opened))
         if len(results) == 1 and isinstance(results[0], ServingError):
             raise results[0]
         return messages.PredictResponse(
@@ -76,52 +86,87 @@ class ImagePrediction:
             results=[_result(outcome) for outcome in results],
         )
 
+    async def respond(self, request: messages.PredictRequest) -> messages.PredictResponse:
+        """As `predict`, for a request of a stream: what it raises becomes the error of the response."""
+        try:
+            return await self.predict(request)
+        except ServingError as error:
+            return messages.PredictResponse(id=request.id, error=_error(error))
+        except Exception:
+            logger.exception("a request for model '%s' could not be answered", request.model_name)
+            return messages.PredictResponse(id=request.id, error=_error(ServingError(SURPRISE)))
+
     def close(self) -> None:
         """End the threads."""
-        self._pool.shutdown()
+        self._opening.shutdown()
+        self._decoding.shutdown()
+
+    def _find(self, name: str, version: str) -> ServedModel:
+        if name:
+            return self._registry.find(name, version)
+        names = sorted({served.model.name for served in self._registry})
+        if len(names) != 1:
+            models = f"{len(names)} models ({', '.join(names)}): say which" if names else "no model that is ready"
+            raise InvalidRequest(f"the request names no model, and the server has {models}")
+        return self._registry.find(names[0], version)
+
+    def _open(self, images: Sequence[bytes]) -> list[Opened]:
+        return [self._open_one(data) for data in images]
+
+    def _open_one(self, data: bytes) -> Opened:
+        try:
+            return open_header(data, self._limits)
+        except ServingError as error:
+            return error
+
+    def _count_pixels(self, opened: Sequence[Opened]) -> int:
+        pixels = sum(image.width * image.height for image in opened if isinstance(image, Image.Image))
+        allowed = LARGEST_IMAGES_PER_REQUEST * self._limits.max_pixels
+        if pixels > allowed:
+            raise PayloadTooLarge(
+                f"the {len(opened)} images of the request have {pixels} pixels together, more than the {allowed} "
+                "allowed: send fewer at once"
+            )
+        return pixels
 
     async def _answer(
-        self, served: ServedModel, metadata: ModelMetadata, image: bytes, top_k: int
+        self, served: ServedModel, metadata: ModelMetadata, request: messages.PredictRequest, image: Opened
     ) -> messages.Prediction | ServingError:
-        self._pending += 1
         try:
-            with served.counting_failures():
-                loop = asyncio.get_running_loop()
-                prepared = await loop.run_in_executor(self._pool, self._prepare, image, metadata.input)
-                names = ("logits", "theta") if metadata.transformers else ("logits",)
-                answer = await served.run(ValidRequest({"image": prepared.pixels[None]}, names, 1))
-            return await loop.run_in_executor(self._pool, describe, metadata, prepared, answer.outputs, top_k)
+            async with self._kept_whole if request.crops else nullcontext():
+                return await self._answer_one(served, metadata, request, image)
         except ServingError as error:
             return error
         except Exception:
             logger.exception("an image for model '%s' could not be answered", served.model.name)
-            return ServingError("internal error; the server's log tells more")
-        finally:
-            self._pending -= 1
+            return ServingError(SURPRISE)
 
-    def _prepare(self, data: bytes, target: InputImage) -> Prepared:
-        image = decode(data, target.color, self._limits)
-        pixels, box = fit(image, target)
-        return Prepared(pixels, box, image.shape[1], image.shape[0])
+    async def _answer_one(
+        self, served: ServedModel, metadata: ModelMetadata, request: messages.PredictRequest, image: Opened
+    ) -> messages.Prediction:
+        loop = asyncio.get_running_loop()
+        with served.counting_failures():
+            prepared = await loop.run_in_executor(self._decoding, _prepare, image, metadata.input, request.crops)
+            names = ("logits", "theta") if metadata.transformers else ("logits",)
+            answer = await served.run(ValidRequest({"image": prepared.pixels[None]}, names, 1))
+        return await loop.run_in_executor(self._decoding, _finish, metadata, prepared, answer.outputs, request)
 
 
-def describe(metadata: ModelMetadata, prepared: Prepared, outputs: dict[str, Array], top_k: int) -> messages.Prediction:
-    """One row of logits and theta in the caller's terms: labels, probabilities, pixels of the image as it was sent.
+def _prepare(image: Opened, target: InputImage, keep_whole: bool) -> Prepared:
+    if isinstance(image, ServingError):
+        raise image
+    whole = read_pixels(image, target.color)
+    pixels, box = fit(whole, target)
+    return Prepared(pixels, box, whole.shape[1], whole.shape[0], whole if keep_whole else None)
 
-    Raises:
-        ModelFailure: the logits are not finite.
-    """
-    box = prepared.box
-    return messages.Prediction(
-        image_width=prepared.width,
-        image_height=prepared.height,
-        classes=_classes(metadata.labels, outputs["logits"][0], top_k),
-        transforms=[
-            _transform(metadata, transformer, theta, box)
-            for transformer, theta in zip(metadata.transformers, outputs.get("theta", [()])[0], strict=True)
-        ],
-        input_box=messages.Box(left=box.left, top=box.top, right=box.right, bottom=box.bottom),
-    )
+
+def _finish(
+    metadata: ModelMetadata, prepared: Prepared, outputs: dict[str, Array], request: messages.PredictRequest
+) -> messages.Prediction:
+    prediction = describe(metadata, prepared, outputs, request.top_k or DEFAULT_TOP_K)
+    if prepared.whole is not None:
+        add_crops(prediction, prepared.whole, request.crop_side)
+    return prediction
 
 
 def _image_metadata(served: ServedModel) -> ModelMetadata:
@@ -131,59 +176,25 @@ def _image_metadata(served: ServedModel) -> ModelMetadata:
             f"model '{model.name}' cannot be asked with images: its ONNX file has no 'stn' metadata. "
             f"Send it tensors: ModelInfer, or POST /v2/models/{model.name}/infer"
         )
-    if metadata.task != "classification" or metadata.transform == "affine_3d":
-        kind = metadata.transform if metadata.task == "classification" else metadata.task
-        raise Unsupported(f"model '{model.name}' cannot be asked with images: {kind} is not supported, send it tensors")
+    if metadata.transform == "affine_3d":
+        raise Unsupported(f"model '{model.name}' cannot be asked with images: affine_3d is not supported, send tensors")
     return metadata
+
+
+def _check(request: messages.PredictRequest) -> None:
+    if not request.images:
+        raise InvalidRequest("the request holds no image")
+    if len(request.images) > MAX_IMAGES:
+        raise PayloadTooLarge(f"the request holds {len(request.images)} images, more than the {MAX_IMAGES} allowed")
+    if request.crop_side > MAX_CROP_SIDE:
+        raise InvalidRequest(f"crop_side is {request.crop_side}, expected 0 to {MAX_CROP_SIDE} pixels")
 
 
 def _result(outcome: messages.Prediction | ServingError) -> messages.ImageResult:
     if isinstance(outcome, messages.Prediction):
         return messages.ImageResult(prediction=outcome)
-    return messages.ImageResult(error=messages.ImageError(code=outcome.grpc_code.value[0], message=str(outcome)))
+    return messages.ImageResult(error=_error(outcome))
 
 
-def _classes(labels: Sequence[str], logits: Array, top_k: int) -> list[messages.ClassProbability]:
-    if not np.isfinite(logits).all():
-        raise ModelFailure("the model's logits are not finite")
-    exponentials = np.exp(logits.astype(np.float64) - logits.max())
-    probabilities = exponentials / exponentials.sum()
-    best = np.argsort(-probabilities, kind="stable")[:top_k].tolist()
-    return [
-        messages.ClassProbability(index=index, label=labels[index], probability=probabilities[index]) for index in best
-    ]
-
-
-def _transform(metadata: ModelMetadata, transformer: Transformer, theta: Array, box: poses.Box) -> messages.Transform:
-    regularization = metadata.control_grid.regularization if metadata.control_grid else 0.0
-    height, width = transformer.output_size
-    transform = messages.Transform(
-        name=transformer.name,
-        kind=metadata.transform or "",
-        place=transformer.place,
-        theta=theta.ravel().tolist(),
-        theta_shape=theta.shape,
-        output_width=width,
-        output_height=height,
-        regularization=regularization,
-    )
-    if np.isfinite(theta).all():  # else there is nothing to draw, and the classes still stand
-        transform.quad.extend(_points(poses.source_quad(theta, box, regularization)))
-        transform.outline.extend(_points(poses.source_outline(theta, box, regularization)))
-        transform.pose.CopyFrom(_pose(poses.pose(theta, box, regularization)))
-    return transform
-
-
-def _points(positions: Array) -> list[messages.Point]:
-    return [messages.Point(x=x, y=y) for x, y in positions.tolist()]
-
-
-def _pose(pose: poses.Pose) -> messages.Pose:
-    return messages.Pose(
-        rotation_degrees=pose.rotation_degrees,
-        scale=pose.scale,
-        shear=pose.shear,
-        translation=pose.translation,
-        determinant=pose.determinant,
-        inside_ratio=pose.inside_ratio,
-    )
+def _error(error: ServingError) -> messages.Error:
+    return messages.Error(code=error.grpc_code.value[0], message=str(error))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import map_coordinates
 
+from stn_serve.description import Prepared, describe
 from stn_serve.errors import InvalidRequest
 from stn_serve.image_sources import encode, open_image
 from stn_serve.images import decode, fit
@@ -22,7 +23,6 @@ from stn_serve.prediction import Prediction, Transform
 from stn_serve.proto import image_prediction_pb2 as pb
 from stn_serve.proto_json import to_json
 from stn_serve.sampling import rectify, sample
-from stn_serve.vision import Prepared, describe
 
 Pixels = NDArray[np.uint8]
 

@@ -11,11 +11,11 @@ from PIL import Image
 from served import Served
 
 from stn_serve import poses
+from stn_serve.description import Prepared, describe
 from stn_serve.errors import ModelFailure
 from stn_serve.metadata import ControlGrid, InputImage, ModelMetadata, Transformer
 from stn_serve.proto.image_prediction_pb2 import Prediction, PredictRequest
 from stn_serve.proto.image_prediction_pb2_grpc import ImagePredictionStub
-from stn_serve.vision import Prepared, describe
 
 LOGITS = np.array([[0.0, np.log(3.0), 0.0]], np.float32)
 

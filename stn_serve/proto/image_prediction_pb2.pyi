@@ -7,40 +7,46 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class PredictRequest(_message.Message):
-    __slots__ = ("model_name", "model_version", "id", "images", "top_k")
+    __slots__ = ("model_name", "model_version", "id", "images", "top_k", "crops", "crop_side")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
     IMAGES_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
+    CROPS_FIELD_NUMBER: _ClassVar[int]
+    CROP_SIDE_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: str
     id: str
     images: _containers.RepeatedScalarFieldContainer[bytes]
     top_k: int
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., id: _Optional[str] = ..., images: _Optional[_Iterable[bytes]] = ..., top_k: _Optional[int] = ...) -> None: ...
+    crops: bool
+    crop_side: int
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., id: _Optional[str] = ..., images: _Optional[_Iterable[bytes]] = ..., top_k: _Optional[int] = ..., crops: _Optional[bool] = ..., crop_side: _Optional[int] = ...) -> None: ...
 
 class PredictResponse(_message.Message):
-    __slots__ = ("model_name", "model_version", "id", "results")
+    __slots__ = ("model_name", "model_version", "id", "results", "error")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
     RESULTS_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: str
     id: str
     results: _containers.RepeatedCompositeFieldContainer[ImageResult]
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., id: _Optional[str] = ..., results: _Optional[_Iterable[_Union[ImageResult, _Mapping]]] = ...) -> None: ...
+    error: Error
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., id: _Optional[str] = ..., results: _Optional[_Iterable[_Union[ImageResult, _Mapping]]] = ..., error: _Optional[_Union[Error, _Mapping]] = ...) -> None: ...
 
 class ImageResult(_message.Message):
     __slots__ = ("prediction", "error")
     PREDICTION_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     prediction: Prediction
-    error: ImageError
-    def __init__(self, prediction: _Optional[_Union[Prediction, _Mapping]] = ..., error: _Optional[_Union[ImageError, _Mapping]] = ...) -> None: ...
+    error: Error
+    def __init__(self, prediction: _Optional[_Union[Prediction, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ...) -> None: ...
 
-class ImageError(_message.Message):
+class Error(_message.Message):
     __slots__ = ("code", "message")
     CODE_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
@@ -49,18 +55,36 @@ class ImageError(_message.Message):
     def __init__(self, code: _Optional[int] = ..., message: _Optional[str] = ...) -> None: ...
 
 class Prediction(_message.Message):
-    __slots__ = ("image_width", "image_height", "classes", "transforms", "input_box")
+    __slots__ = ("image_width", "image_height", "classes", "transforms", "input_box", "sequence")
     IMAGE_WIDTH_FIELD_NUMBER: _ClassVar[int]
     IMAGE_HEIGHT_FIELD_NUMBER: _ClassVar[int]
     CLASSES_FIELD_NUMBER: _ClassVar[int]
     TRANSFORMS_FIELD_NUMBER: _ClassVar[int]
     INPUT_BOX_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     image_width: int
     image_height: int
     classes: _containers.RepeatedCompositeFieldContainer[ClassProbability]
     transforms: _containers.RepeatedCompositeFieldContainer[Transform]
     input_box: Box
-    def __init__(self, image_width: _Optional[int] = ..., image_height: _Optional[int] = ..., classes: _Optional[_Iterable[_Union[ClassProbability, _Mapping]]] = ..., transforms: _Optional[_Iterable[_Union[Transform, _Mapping]]] = ..., input_box: _Optional[_Union[Box, _Mapping]] = ...) -> None: ...
+    sequence: Sequence
+    def __init__(self, image_width: _Optional[int] = ..., image_height: _Optional[int] = ..., classes: _Optional[_Iterable[_Union[ClassProbability, _Mapping]]] = ..., transforms: _Optional[_Iterable[_Union[Transform, _Mapping]]] = ..., input_box: _Optional[_Union[Box, _Mapping]] = ..., sequence: _Optional[_Union[Sequence, _Mapping]] = ...) -> None: ...
+
+class Sequence(_message.Message):
+    __slots__ = ("text", "probability", "positions")
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    PROBABILITY_FIELD_NUMBER: _ClassVar[int]
+    POSITIONS_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    probability: float
+    positions: _containers.RepeatedCompositeFieldContainer[Position]
+    def __init__(self, text: _Optional[str] = ..., probability: _Optional[float] = ..., positions: _Optional[_Iterable[_Union[Position, _Mapping]]] = ...) -> None: ...
+
+class Position(_message.Message):
+    __slots__ = ("classes",)
+    CLASSES_FIELD_NUMBER: _ClassVar[int]
+    classes: _containers.RepeatedCompositeFieldContainer[ClassProbability]
+    def __init__(self, classes: _Optional[_Iterable[_Union[ClassProbability, _Mapping]]] = ...) -> None: ...
 
 class Box(_message.Message):
     __slots__ = ("left", "top", "right", "bottom")
@@ -85,7 +109,7 @@ class ClassProbability(_message.Message):
     def __init__(self, index: _Optional[int] = ..., label: _Optional[str] = ..., probability: _Optional[float] = ...) -> None: ...
 
 class Transform(_message.Message):
-    __slots__ = ("name", "kind", "place", "theta", "theta_shape", "quad", "outline", "pose", "output_width", "output_height", "regularization")
+    __slots__ = ("name", "kind", "place", "theta", "theta_shape", "quad", "outline", "pose", "output_width", "output_height", "regularization", "crop")
     NAME_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     PLACE_FIELD_NUMBER: _ClassVar[int]
@@ -97,6 +121,7 @@ class Transform(_message.Message):
     OUTPUT_WIDTH_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_HEIGHT_FIELD_NUMBER: _ClassVar[int]
     REGULARIZATION_FIELD_NUMBER: _ClassVar[int]
+    CROP_FIELD_NUMBER: _ClassVar[int]
     name: str
     kind: str
     place: str
@@ -108,7 +133,8 @@ class Transform(_message.Message):
     output_width: int
     output_height: int
     regularization: float
-    def __init__(self, name: _Optional[str] = ..., kind: _Optional[str] = ..., place: _Optional[str] = ..., theta: _Optional[_Iterable[float]] = ..., theta_shape: _Optional[_Iterable[int]] = ..., quad: _Optional[_Iterable[_Union[Point, _Mapping]]] = ..., outline: _Optional[_Iterable[_Union[Point, _Mapping]]] = ..., pose: _Optional[_Union[Pose, _Mapping]] = ..., output_width: _Optional[int] = ..., output_height: _Optional[int] = ..., regularization: _Optional[float] = ...) -> None: ...
+    crop: bytes
+    def __init__(self, name: _Optional[str] = ..., kind: _Optional[str] = ..., place: _Optional[str] = ..., theta: _Optional[_Iterable[float]] = ..., theta_shape: _Optional[_Iterable[int]] = ..., quad: _Optional[_Iterable[_Union[Point, _Mapping]]] = ..., outline: _Optional[_Iterable[_Union[Point, _Mapping]]] = ..., pose: _Optional[_Union[Pose, _Mapping]] = ..., output_width: _Optional[int] = ..., output_height: _Optional[int] = ..., regularization: _Optional[float] = ..., crop: _Optional[bytes] = ...) -> None: ...
 
 class Point(_message.Message):
     __slots__ = ("x", "y")

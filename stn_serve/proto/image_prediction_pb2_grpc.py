@@ -26,9 +26,10 @@ if _version_not_supported:
 
 
 class ImagePredictionStub:
-    """Over HTTP: POST /v1/models/NAME/predict or /v1/models/NAME/versions/VERSION/predict. The body is PredictRequest as JSON
-    (application/json; the images in base64), or one encoded image as it is (any other content type) with top_k and id as query
-    parameters. The answer is PredictResponse as JSON, with the field names below and with fields that hold their default.
+    """Over HTTP: POST /v1/models/NAME/predict, /v1/models/NAME/versions/VERSION/predict, or /v1/predict where the server has one
+    model. The body is PredictRequest as JSON (application/json; the images in base64), or one encoded image as it is (any other
+    content type) with the other fields as query parameters. The answer is PredictResponse as JSON, with the field names below,
+    with fields that hold their default, and with crops in base64.
     """
 
     def __init__(self, channel):
@@ -42,16 +43,31 @@ class ImagePredictionStub:
                 request_serializer=stn__serve_dot_proto_dot_image__prediction__pb2.PredictRequest.SerializeToString,
                 response_deserializer=stn__serve_dot_proto_dot_image__prediction__pb2.PredictResponse.FromString,
                 _registered_method=True)
+        self.PredictStream = channel.stream_stream(
+                '/stn.v1.ImagePrediction/PredictStream',
+                request_serializer=stn__serve_dot_proto_dot_image__prediction__pb2.PredictRequest.SerializeToString,
+                response_deserializer=stn__serve_dot_proto_dot_image__prediction__pb2.PredictResponse.FromString,
+                _registered_method=True)
 
 
 class ImagePredictionServicer:
-    """Over HTTP: POST /v1/models/NAME/predict or /v1/models/NAME/versions/VERSION/predict. The body is PredictRequest as JSON
-    (application/json; the images in base64), or one encoded image as it is (any other content type) with top_k and id as query
-    parameters. The answer is PredictResponse as JSON, with the field names below and with fields that hold their default.
+    """Over HTTP: POST /v1/models/NAME/predict, /v1/models/NAME/versions/VERSION/predict, or /v1/predict where the server has one
+    model. The body is PredictRequest as JSON (application/json; the images in base64), or one encoded image as it is (any other
+    content type) with the other fields as query parameters. The answer is PredictResponse as JSON, with the field names below,
+    with fields that hold their default, and with crops in base64.
     """
 
     def Predict(self, request, context):
-        """Classifies every image of the request. An image that cannot be used gets an error of its own; the others are answered.
+        """Classifies every image of the request. An image that cannot be used gets an error of its own; the others are answered. A
+        request of a single image ends with that image's error.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PredictStream(self, request_iterator, context):
+        """The same for many requests: one response for each, in their order, while later ones are in work. What would end Predict
+        with a status is the response's error here, and the stream goes on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -65,6 +81,11 @@ def add_ImagePredictionServicer_to_server(servicer, server):
                     request_deserializer=stn__serve_dot_proto_dot_image__prediction__pb2.PredictRequest.FromString,
                     response_serializer=stn__serve_dot_proto_dot_image__prediction__pb2.PredictResponse.SerializeToString,
             ),
+            'PredictStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.PredictStream,
+                    request_deserializer=stn__serve_dot_proto_dot_image__prediction__pb2.PredictRequest.FromString,
+                    response_serializer=stn__serve_dot_proto_dot_image__prediction__pb2.PredictResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'stn.v1.ImagePrediction', rpc_method_handlers)
@@ -74,9 +95,10 @@ def add_ImagePredictionServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ImagePrediction:
-    """Over HTTP: POST /v1/models/NAME/predict or /v1/models/NAME/versions/VERSION/predict. The body is PredictRequest as JSON
-    (application/json; the images in base64), or one encoded image as it is (any other content type) with top_k and id as query
-    parameters. The answer is PredictResponse as JSON, with the field names below and with fields that hold their default.
+    """Over HTTP: POST /v1/models/NAME/predict, /v1/models/NAME/versions/VERSION/predict, or /v1/predict where the server has one
+    model. The body is PredictRequest as JSON (application/json; the images in base64), or one encoded image as it is (any other
+    content type) with the other fields as query parameters. The answer is PredictResponse as JSON, with the field names below,
+    with fields that hold their default, and with crops in base64.
     """
 
     @staticmethod
@@ -94,6 +116,33 @@ class ImagePrediction:
             request,
             target,
             '/stn.v1.ImagePrediction/Predict',
+            stn__serve_dot_proto_dot_image__prediction__pb2.PredictRequest.SerializeToString,
+            stn__serve_dot_proto_dot_image__prediction__pb2.PredictResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PredictStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/stn.v1.ImagePrediction/PredictStream',
             stn__serve_dot_proto_dot_image__prediction__pb2.PredictRequest.SerializeToString,
             stn__serve_dot_proto_dot_image__prediction__pb2.PredictResponse.FromString,
             options,
