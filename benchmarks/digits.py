@@ -208,17 +208,15 @@ def _cell(results: list[Result], name: str, model: str) -> str:
     parts = ["-" if paper is None else str(paper)]
     for style in ("paper", "ours"):
         of_cell = [r for r in results if (r.set, r.model, r.style) == (name, model, style)]
-        longest = [r for r in of_cell if r.epochs == max(o.epochs for o in of_cell)]
-        parts.append(_summary(longest))
+        schedules = sorted({r.epochs for r in of_cell}, reverse=True)
+        parts.append(", ".join(_summary(of_cell, epochs) for epochs in schedules) or "-")
     return " \\| ".join(parts)
 
 
-def _summary(results: list[Result]) -> str:
-    if not results:
-        return "-"
-    errors = [r.error_percent for r in results]
+def _summary(results: list[Result], epochs: int) -> str:
+    errors = [r.error_percent for r in results if r.epochs == epochs]
     spread = f" ± {pstdev(errors):.2f}" if len(errors) > 1 else ""
-    return f"**{mean(errors):.2f}**{spread} ({results[0].epochs})"
+    return f"**{mean(errors):.2f}**{spread} ({epochs})"
 
 
 def main(
