@@ -2,7 +2,9 @@
 
 ServingError                500  INTERNAL            OTHER
 ├── InvalidRequest          400  INVALID_ARGUMENT    OTHER     the request is wrong: sending it again will not help
-│   └── PayloadTooLarge     413  RESOURCE_EXHAUSTED  OTHER     it is larger than the server accepts
+│   ├── PayloadTooLarge     413  RESOURCE_EXHAUSTED  OTHER     it is larger than the server accepts
+│   ├── RequestTimeout      408  DEADLINE_EXCEEDED   OTHER     it did not arrive in time
+│   └── AlreadyExists       400  ALREADY_EXISTS      OTHER     its name is taken
 ├── NotFound                404  NOT_FOUND           OTHER     no such model, version or path
 ├── MethodNotAllowed        405  UNIMPLEMENTED       OTHER     the path exists, with another HTTP method
 ├── Unsupported             501  UNIMPLEMENTED       OTHER     a part of the protocol that this server does not have
@@ -44,6 +46,19 @@ class PayloadTooLarge(InvalidRequest):
     grpc_code = grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
+class RequestTimeout(InvalidRequest):
+    """The rest of a request did not arrive in time."""
+
+    http_status = 408
+    grpc_code = grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+class AlreadyExists(InvalidRequest):
+    """The name is taken."""
+
+    grpc_code = grpc.StatusCode.ALREADY_EXISTS
+
+
 class NotFound(ServingError):
     """No model, version or path of this name."""
 
@@ -56,6 +71,11 @@ class MethodNotAllowed(ServingError):
 
     http_status = 405
     grpc_code = grpc.StatusCode.UNIMPLEMENTED
+
+    def __init__(self, *allowed: str) -> None:
+        super().__init__("Method Not Allowed")
+        self.allowed = allowed
+        """The methods it exists with."""
 
 
 class Unsupported(ServingError):

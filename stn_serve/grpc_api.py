@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import wraps
 from typing import Any, NoReturn, TypeVar
 
 import grpc
-from numpy.typing import NDArray
+from grpc_health.v1 import health_pb2
+from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
+from grpc_reflection.v1alpha import reflection
 from tritonclient.grpc import service_pb2
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceServicer, add_GRPCInferenceServiceServicer_to_server
 
-from stn_serve.errors import InvalidRequest, ServingError, Unsupported
-from stn_serve.inference import Inference, InferResponse
+from stn_serve import grpc_tensors
+from stn_serve.control import NO_CUDA, Control, check_no_cuda_region, check_repository
+from stn_serve.errors import ServingError, Unavailable, Unsupported
+from stn_serve.grpc_health import HealthService
+from stn_serve.grpc_stream import answer_in_order
+from stn_serve.inference import Inference
 from stn_serve.proto import image_prediction_pb2
 from stn_serve.proto.image_prediction_pb2_grpc import ImagePredictionServicer, add_ImagePredictionServicer_to_server
-from stn_serve.tensors import DATATYPES, from_contents, to_raw
-from stn_serve.validation import InferRequest, WireTensor
 from stn_serve.vision import ImagePrediction
 
 logger = logging.getLogger(__name__)
@@ -25,16 +29,23 @@ logger = logging.getLogger(__name__)
 MAX_DETAILS = 4096
 """Characters of a status message: gRPC sends it as a header, and clients refuse headers of more than 8 KB."""
 
-Array = NDArray[Any]
 Message = Any
 """A message of tritonclient's, which has no types."""
+SERVICES = tuple(
+    file.DESCRIPTOR.services_by_name[name].full_name
+    for file, name in ((service_pb2, "GRPCInferenceService"), (image_prediction_pb2, "ImagePrediction"))
+)
+INTERNAL_ERROR = ServingError("internal error; the server's log tells more")
+
 Context = grpc.aio.ServicerContext[Any, Any]
 Answer = TypeVar("Answer")
 Method = Callable[[Any, Any, Context], Awaitable[Answer]]
 
 
-def create_server(inference: Inference, images: ImagePrediction, max_message_bytes: int) -> grpc.aio.Server:
-    """A server with both services, on no port yet."""
+def create_server(
+    inference: Inference, control: Control, images: ImagePrediction, max_message_bytes: int
+) -> grpc.aio.Server:
+    """A server with both services, health and reflection, on no port yet."""
     server = grpc.aio.server(
         options=[
             ("grpc.max_receive_message_length", max_message_bytes),
@@ -43,8 +54,10 @@ def create_server(inference: Inference, images: ImagePrediction, max_message_byt
             ("grpc.so_reuseport", 0),
         ]
     )
-    add_GRPCInferenceServiceServicer_to_server(InferenceService(inference), server)
+    add_GRPCInferenceServiceServicer_to_server(InferenceService(inference, control), server)
     add_ImagePredictionServicer_to_server(ImagePredictionService(images), server)  # type: ignore[no-untyped-call]
+    add_HealthServicer_to_server(HealthService(inference, SERVICES), server)
+    reflection.enable_server_reflection([*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name], server)
     return server
 
 
@@ -59,7 +72,7 @@ def _answering(method: Method[Answer]) -> Method[Answer]:
             await _abort(context, error)
         except Exception:
             logger.exception("%s failed", method.__qualname__)
-            await _abort(context, ServingError("internal error; the server's log tells more"))
+            await _abort(context, INTERNAL_ERROR)
 
     return answer
 
@@ -68,20 +81,12 @@ async def _abort(context: Context, error: ServingError) -> NoReturn:
     await context.abort(error.grpc_code, str(error)[:MAX_DETAILS])
 
 
-def _unsupported(what: str) -> Method[NoReturn]:
-    """An operation that this server does not have."""
-
-    async def refuse(_service: object, _request: object, context: Context) -> NoReturn:
-        await _abort(context, Unsupported(f"{what} is not supported"))
-
-    return refuse
-
-
 class InferenceService(GRPCInferenceServiceServicer):  # type: ignore[misc]  # tritonclient has no types
     """`inference.GRPCInferenceService`."""
 
-    def __init__(self, inference: Inference) -> None:
+    def __init__(self, inference: Inference, control: Control) -> None:
         self._inference = inference
+        self._control = control
 
     @_answering
     async def ServerLive(self, _: Message, __: Context) -> Message:
@@ -113,18 +118,87 @@ class InferenceService(GRPCInferenceServiceServicer):  # type: ignore[misc]  # t
 
     @_answering
     async def RepositoryIndex(self, request: Message, _: Context) -> Message:
+        check_repository(request.repository_name)
         return self._inference.repository_index(request.ready)
 
     @_answering
     async def ModelInfer(self, request: Message, _: Context) -> Message:
-        return _infer_response(await self._inference.infer(_infer_request(request)))
+        return await self._infer(request)
 
-    ModelStreamInfer = _unsupported("ModelStreamInfer")
-    RepositoryModelLoad = RepositoryModelUnload = _unsupported("loading and unloading models while serving")
-    SystemSharedMemoryStatus = SystemSharedMemoryRegister = SystemSharedMemoryUnregister = _unsupported("shared memory")
-    CudaSharedMemoryStatus = CudaSharedMemoryRegister = CudaSharedMemoryUnregister = _unsupported("CUDA shared memory")
-    TraceSetting = _unsupported("TraceSetting")
-    LogSettings = _unsupported("LogSettings")
+    async def ModelStreamInfer(self, requests: AsyncIterator[Message], context: Context) -> AsyncIterator[Message]:
+        stopping = self._inference.stopping
+        async for answer in answer_in_order(requests, self._stream_infer, stopping):
+            yield answer
+        if stopping.is_set():
+            await _abort(context, Unavailable("Server is stopping"))
+
+    @_answering
+    async def RepositoryModelLoad(self, request: Message, _: Context) -> Message:
+        parameters = grpc_tensors.plain(request.parameters)
+        await self._control.load(request.repository_name, request.model_name, parameters)
+        return service_pb2.RepositoryModelLoadResponse()
+
+    @_answering
+    async def RepositoryModelUnload(self, request: Message, _: Context) -> Message:
+        parameters = grpc_tensors.plain(request.parameters)
+        await self._control.unload(request.repository_name, request.model_name, parameters)
+        return service_pb2.RepositoryModelUnloadResponse()
+
+    @_answering
+    async def SystemSharedMemoryStatus(self, request: Message, _: Context) -> Message:
+        return self._control.shared_memory_status(request.name)
+
+    @_answering
+    async def SystemSharedMemoryRegister(self, request: Message, _: Context) -> Message:
+        self._control.shared_memory.register(request.name, request.key, request.offset, request.byte_size)
+        return service_pb2.SystemSharedMemoryRegisterResponse()
+
+    @_answering
+    async def SystemSharedMemoryUnregister(self, request: Message, _: Context) -> Message:
+        self._control.shared_memory.unregister(request.name)
+        return service_pb2.SystemSharedMemoryUnregisterResponse()
+
+    @_answering
+    async def CudaSharedMemoryStatus(self, request: Message, _: Context) -> Message:
+        check_no_cuda_region(request.name)
+        return service_pb2.CudaSharedMemoryStatusResponse()
+
+    @_answering
+    async def CudaSharedMemoryRegister(self, _: Message, __: Context) -> Message:
+        raise Unsupported(NO_CUDA)
+
+    @_answering
+    async def CudaSharedMemoryUnregister(self, _: Message, __: Context) -> Message:
+        return service_pb2.CudaSharedMemoryUnregisterResponse()
+
+    @_answering
+    async def TraceSetting(self, request: Message, _: Context) -> Message:
+        changes = {name: list(setting.value) for name, setting in request.settings.items()}
+        settings = self._control.trace_settings(request.model_name, changes)
+        values = {name: service_pb2.TraceSettingResponse.SettingValue(value=value) for name, value in settings.items()}
+        return service_pb2.TraceSettingResponse(settings=values)
+
+    @_answering
+    async def LogSettings(self, request: Message, _: Context) -> Message:
+        self._control.logs.change(grpc_tensors.plain(request.settings))
+        values = {name: _log_setting(value) for name, value in self._control.logs.read().items()}
+        return service_pb2.LogSettingsResponse(settings=values)
+
+    async def _infer(self, request: Message) -> Message:
+        parsed = grpc_tensors.parse(request, self._control.shared_memory)
+        return grpc_tensors.serialize(await self._inference.infer(parsed))
+
+    async def _stream_infer(self, request: Message) -> Message:
+        """An answer in a stream, errors included; each is the final one of its request."""
+        try:
+            response = await self._infer(request)
+        except ServingError as error:
+            return _stream_error(request, error)
+        except Exception:
+            logger.exception("ModelStreamInfer failed")
+            return _stream_error(request, INTERNAL_ERROR)
+        response.parameters["triton_final_response"].bool_param = True
+        return service_pb2.ModelStreamInferResponse(infer_response=response)
 
 
 class ImagePredictionService(ImagePredictionServicer):
@@ -140,66 +214,18 @@ class ImagePredictionService(ImagePredictionServicer):
         return await self._images.predict(request)
 
 
-def _infer_request(message: Message) -> InferRequest:
-    # Each access of a raw_input_contents entry copies it: once here.
-    raw = list(message.raw_input_contents)
-    if len(raw) > len(message.inputs):
-        raise InvalidRequest(
-            f"expected at most {len(message.inputs)} raw_input_contents, one for each input, but got {len(raw)} "
-            f"for model '{message.model_name}'"
-        )
-    for tensor in (*message.inputs, *message.outputs):
-        _refuse_extensions(tensor.name, tensor.parameters)
-    return InferRequest(
-        model_name=message.model_name,
-        model_version=message.model_version,
-        id=message.id,
-        inputs=[_wire_tensor(tensor, number, raw, message.model_name) for number, tensor in enumerate(message.inputs)],
-        outputs=[tensor.name for tensor in message.outputs],
-        timeout_us=_timeout_us(message.parameters),
+def _stream_error(request: Message, error: ServingError) -> Message:
+    return service_pb2.ModelStreamInferResponse(
+        error_message=str(error), infer_response=service_pb2.ModelInferResponse(id=request.id)
     )
 
 
-def _wire_tensor(tensor: Message, number: int, raw: Sequence[bytes], model: str) -> WireTensor:
-    typed = tensor.HasField("contents")
-    if raw and typed:
-        raise InvalidRequest(
-            "contents field must not be specified when using raw_input_contents "
-            f"for '{tensor.name}' for model '{model}'"
-        )
-    if number >= len(raw) and not typed:
-        raise InvalidRequest(f"unable to find data for input tensor '{tensor.name}' for model '{model}' in request.")
-    data = _typed_contents(tensor, model) if typed else raw[number]
-    return WireTensor(tensor.name, tensor.datatype, tuple(tensor.shape), data)
-
-
-def _typed_contents(tensor: Message, model: str) -> Array | bytes:
-    if tensor.datatype not in DATATYPES:
-        return b""  # validation refuses the datatype
-    try:
-        return from_contents(tensor.contents, tensor.datatype)
-    except ValueError as error:
-        raise InvalidRequest(f"{error} for input '{tensor.name}' for model '{model}'") from error
-
-
-def _refuse_extensions(tensor: str, parameters: Mapping[str, Message]) -> None:
-    for name in ("classification", "shared_memory_region"):
-        if name in parameters:
-            raise Unsupported(f"parameter '{name}' of tensor '{tensor}' is not supported")
-
-
-def _timeout_us(parameters: Mapping[str, Message]) -> int:
-    if "timeout" not in parameters:
-        return 0
-    timeout = parameters["timeout"]
-    return max(int(timeout.int64_param or timeout.uint64_param), 0)
-
-
-def _infer_response(response: InferResponse) -> Message:
-    message = service_pb2.ModelInferResponse(
-        model_name=response.model_name, model_version=str(response.model_version), id=response.id
-    )
-    for spec, array in response.outputs:
-        message.outputs.add(name=spec.name, datatype=spec.datatype, shape=array.shape)
-        message.raw_output_contents.append(to_raw(array))
-    return message
+def _log_setting(value: bool | int | str) -> Message:
+    setting = service_pb2.LogSettingsResponse.SettingValue()
+    if isinstance(value, bool):
+        setting.bool_param = value
+    elif isinstance(value, int):
+        setting.uint32_param = value
+    else:
+        setting.string_param = value
+    return setting

@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 
 from google.protobuf.message import Message
 
-from stn_serve import http_tensors
+from stn_serve import http_tensors, openapi
+from stn_serve.compression import compress, decompress, preferred_encoding
+from stn_serve.control import Control
 from stn_serve.errors import (
     Cancelled,
     InvalidRequest,
     MethodNotAllowed,
     NotFound,
     ServingError,
-    Unsupported,
 )
+from stn_serve.http_control import HttpControl
 from stn_serve.http_messages import (
     Receive,
     Request,
     Response,
+    Route,
     Scope,
     Send,
     cancelled_on_disconnect,
     error_response,
-    json_object,
     json_response,
     read_body,
     send_response,
@@ -39,35 +41,32 @@ logger = logging.getLogger(__name__)
 
 HEADER_LENGTH = "inference-header-content-length"
 
-_MODEL = r"/models/(?P<model>[^/]+)(?:/versions/(?P<version>\d+))?"
-
-
-Handler = Callable[[Request], Awaitable[Response]]
-
 
 class HttpApi:
     """The ASGI application."""
 
-    def __init__(self, inference: Inference, images: ImagePrediction, max_message_bytes: int) -> None:
+    def __init__(self, inference: Inference, control: Control, images: ImagePrediction, max_message_bytes: int) -> None:
         self._inference = inference
+        self._shared_memory = control.shared_memory
         self._images = images
         self._max_message_bytes = max_message_bytes
-        self._routes = [
-            (re.compile(pattern), method, handler)
-            for pattern, method, handler in (
-                (rf"/v2{_MODEL}/infer", "POST", self._infer),
-                (rf"/v1{_MODEL}/predict", "POST", self._predict),
-                ("/v2/health/live", "GET", self._live),
-                ("/v2/health/ready", "GET", self._ready),
-                ("/v2", "GET", self._server_metadata),
-                ("/v2/models/stats", "GET", self._statistics),
-                (rf"/v2{_MODEL}", "GET", self._model_metadata),
-                (rf"/v2{_MODEL}/ready", "GET", self._model_ready),
-                (rf"/v2{_MODEL}/config", "GET", self._model_config),
-                (rf"/v2{_MODEL}/stats", "GET", self._statistics),
-                ("/v2/repository/index", "POST", self._repository_index),
-            )
-        ]
+        version = "[/versions/{version}]"
+        self.routes = (
+            Route("POST", f"/v2/models/{{model}}{version}/infer", self._infer),
+            Route("POST", f"/v1/models/{{model}}{version}/predict", self._predict),
+            Route("POST", "/v1/predict", self._predict),
+            Route("GET", "/v2/health/live", self._live),
+            Route("GET", "/v2/health/ready", self._ready),
+            Route("GET", "/v2", self._server_metadata),
+            Route("GET", "/v2/models/stats", self._statistics),
+            Route("GET", f"/v2/models/{{model}}{version}", self._model_metadata),
+            Route("GET", f"/v2/models/{{model}}{version}/ready", self._model_ready),
+            Route("GET", f"/v2/models/{{model}}{version}/config", self._model_config),
+            Route("GET", f"/v2/models/{{model}}{version}/stats", self._statistics),
+            Route("GET", "/openapi.json", self._openapi),
+            *HttpControl(inference, control).routes,
+        )
+        self._patterns = [(route.pattern(), route) for route in self.routes]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request."""
@@ -83,29 +82,26 @@ class HttpApi:
         await send_response(send, response)
 
     async def _respond(self, scope: Scope, receive: Receive) -> Response:
-        handler, names = self._route(scope["method"], scope["path"])
+        route, names = self._route(scope["method"], scope["path"])
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        body = await read_body(receive, headers, self._max_message_bytes)
         if headers.get("content-encoding", "identity") != "identity":
-            raise Unsupported("Unsupported compression type")
-        request = Request(
-            model=names.get("model") or "",
-            version=names.get("version") or "",
-            headers=headers,
-            query=scope["query_string"],
-            body=await read_body(receive, headers, self._max_message_bytes),
-        )
+            body = await decompress(body, headers["content-encoding"], self._max_message_bytes)
+        request = Request(names, headers, scope["query_string"], body)
         with cancelled_on_disconnect(receive):
-            return await handler(request)
+            response = await route.handler(request)
+            accepted = preferred_encoding(headers["accept-encoding"]) if "accept-encoding" in headers else None
+            return await _compressed(response, accepted) if accepted and response.body else response
 
-    def _route(
-        self, method: str, path: str
-    ) -> tuple[Callable[[Request], Awaitable[Response]], Mapping[str, str | None]]:
-        for pattern, allowed, handler in self._routes:
-            match = pattern.fullmatch(path)
-            if match and method == allowed:
-                return handler, match.groupdict()
-            if match:
-                raise MethodNotAllowed("Method Not Allowed")
+    def _route(self, method: str, path: str) -> tuple[Route, Mapping[str, str]]:
+        allowed = []
+        for pattern, route in self._patterns:
+            if match := pattern.fullmatch(path):
+                if method == route.method:
+                    return route, {name: value for name, value in match.groupdict().items() if value is not None}
+                allowed.append(route.method)
+        if allowed:
+            raise MethodNotAllowed(*allowed)
         raise NotFound("Not Found")
 
     async def _live(self, _: Request) -> Response:
@@ -132,21 +128,28 @@ class HttpApi:
     async def _statistics(self, request: Request) -> Response:
         return _message(self._inference.model_statistics(request.model, request.version))
 
-    async def _repository_index(self, request: Request) -> Response:
-        asked = json_object(request.body) if request.body else {}
-        index = to_json(self._inference.repository_index(asked.get("ready") is True))
-        return json_response([{name: value for name, value in entry.items() if value} for entry in index["models"]])
+    async def _openapi(self, _: Request) -> Response:
+        return json_response(openapi.document())
 
     async def _infer(self, request: Request) -> Response:
-        self._inference.registry.find(request.model, request.version)  # an unknown model comes before a broken body
-        asked = http_tensors.parse(request.model, request.version, request.body, request.headers.get(HEADER_LENGTH))
-        body, header_length = http_tensors.serialize(asked, await self._inference.infer(asked.request))
-        if header_length is None:
+        served = self._inference.registry.find(request.model, request.version)  # comes before a broken body
+        header_length = request.headers.get(HEADER_LENGTH)
+        if header_length == "0":
+            asked = http_tensors.parse_raw(served.model, request.version, request.body)
+        else:
+            asked = http_tensors.parse(request.model, request.version, request.body, header_length, self._shared_memory)
+        body, json_length = http_tensors.serialize(asked, await self._inference.infer(asked.request))
+        if json_length is None:
             return Response(body)
-        return Response(body, 200, "application/octet-stream", {HEADER_LENGTH: str(header_length)})
+        return Response(body, 200, "application/octet-stream", {HEADER_LENGTH: str(json_length)})
 
     async def _predict(self, request: Request) -> Response:
         return _message(await self._images.predict(predict_request(request)))
+
+
+async def _compressed(response: Response, encoding: str) -> Response:
+    headers = {**response.headers, "content-encoding": encoding, "vary": "accept-encoding"}
+    return replace(response, body=await compress(response.body, encoding), headers=headers)
 
 
 def _message(message: Message) -> Response:

@@ -3,31 +3,60 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
-from stn_serve.errors import Cancelled, InvalidRequest, PayloadTooLarge, ServingError, Unavailable
+from stn_serve.errors import (
+    Cancelled,
+    InvalidRequest,
+    MethodNotAllowed,
+    PayloadTooLarge,
+    RequestTimeout,
+    ServingError,
+    Unavailable,
+)
+from stn_serve.tensors import Buffer
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 JSON = "application/json"
+SEGMENTS = {"version": r"\d+"}
+"""What a name in a path may stand for, where that is not everything but a slash."""
+BODY_TIMEOUT_S = 60.0
+"""How long a caller may pause while it sends a body."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
     """What a handler needs of a request."""
 
-    model: str
-    version: str
+    names: Mapping[str, str]
+    """What stands in the path, by the names that its route gives."""
     headers: Mapping[str, str]
     query: bytes
-    body: bytes | bytearray
+    body: Buffer
+
+    @property
+    def model(self) -> str:
+        """Empty where the path names none; so are the others."""
+        return self.names.get("model", "")
+
+    @property
+    def version(self) -> str:
+        """Digits."""
+        return self.names.get("version", "")
+
+    @property
+    def region(self) -> str:
+        """Of shared memory."""
+        return self.names.get("region", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +74,33 @@ def json_response(document: object, status: int = 200) -> Response:
     return Response(orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY), status)
 
 
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class Route(NamedTuple):
+    """A method and a path with `{names}`; a part in brackets may be left out."""
+
+    method: str
+    path: str
+    handler: Handler
+
+    def pattern(self) -> re.Pattern[str]:
+        """Matches a path of this route, and finds the names in it."""
+        optional = self.path.replace("[", "(?:").replace("]", ")?")
+        return re.compile(
+            re.sub(r"\{(\w+)\}", lambda name: f"(?P<{name[1]}>{SEGMENTS.get(name[1], '[^/]+')})", optional)
+        )
+
+
 def error_response(error: ServingError) -> Response:
     """An error as the protocol's JSON."""
     headers = {}
     if isinstance(error, Unavailable):
         headers["retry-after"] = "1"
-    if isinstance(error, PayloadTooLarge):
-        headers["connection"] = "close"  # rather than read what is too much
+    if isinstance(error, PayloadTooLarge | RequestTimeout):
+        headers["connection"] = "close"  # rather than read the rest
+    if isinstance(error, MethodNotAllowed):
+        headers["allow"] = ", ".join(error.allowed)
     return Response(orjson.dumps({"error": str(error)}), error.http_status, JSON, headers)
 
 
@@ -63,18 +112,23 @@ async def send_response(send: Send, response: Response) -> None:
     await send({"type": "http.response.body", "body": response.body})
 
 
-async def read_body(receive: Receive, headers: Mapping[str, str], max_bytes: int) -> bytes | bytearray:
+async def read_body(receive: Receive, headers: Mapping[str, str], max_bytes: int) -> Buffer:
     """The whole body, never more than `max_bytes`.
 
     Raises:
         PayloadTooLarge: it is, or announces to be, larger.
+        RequestTimeout: the caller paused for too long.
         Cancelled: the caller has gone before its end.
     """
     if int(headers.get("content-length", "0")) > max_bytes:
         raise _too_large(max_bytes)
     body = bytearray()
     while True:
-        event = await receive()
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                event = await receive()
+        except TimeoutError as error:
+            raise RequestTimeout(f"the request body paused for more than {BODY_TIMEOUT_S:g} s") from error
         if event["type"] == "http.disconnect":
             raise Cancelled("the caller has gone away")
         chunk: bytes = event["body"]
@@ -115,7 +169,7 @@ def cancelled_on_disconnect(receive: Receive) -> Iterator[None]:
         watcher.cancel()
 
 
-def json_object(body: bytes | bytearray) -> dict[str, Any]:
+def json_object(body: Buffer) -> dict[str, Any]:
     """A JSON body that must be an object.
 
     Raises:

@@ -9,11 +9,14 @@ from typing import Any
 import orjson
 from numpy.typing import NDArray
 
-from stn_serve.errors import InvalidRequest, Unsupported
+from stn_serve.errors import InvalidRequest
 from stn_serve.inference import InferResponse
-from stn_serve.model import TensorSignature
-from stn_serve.tensors import DATATYPES, Buffer, from_json, to_json, to_raw
-from stn_serve.validation import InferRequest, WireTensor
+from stn_serve.model import Model
+from stn_serve.outputs import OutputTensor
+from stn_serve.parameters import class_count, span, timeout_us
+from stn_serve.shared_memory import SharedMemory
+from stn_serve.tensors import DATATYPES, Buffer, byte_size, from_json, to_json, to_raw
+from stn_serve.validation import InferRequest, RequestedOutput, WireTensor
 
 Array = NDArray[Any]
 Fields = Mapping[str, Any]
@@ -29,12 +32,15 @@ class HttpInferRequest:
     binary_by_default: bool
 
 
-def parse(model_name: str, model_version: str, body: Buffer, header_length: str | None) -> HttpInferRequest:
+def parse(
+    model_name: str, model_version: str, body: Buffer, header_length: str | None, shared_memory: SharedMemory
+) -> HttpInferRequest:
     """A body as a tensor request; `header_length` is the `Inference-Header-Content-Length`.
 
     Raises:
         InvalidRequest: not the JSON of the protocol, or raw tensors of another size than it says.
-        Unsupported: it uses an extension that this server does not have.
+        NotFound: a region of shared memory that is not registered.
+        Unsupported: it uses shared memory, and the server does not.
     """
     document, raw = _split(body, header_length)
     fields = _object("body", _loads(document))
@@ -44,22 +50,41 @@ def parse(model_name: str, model_version: str, body: Buffer, header_length: str 
         model_name=model_name,
         model_version=model_version,
         id=_get(fields, "id", str, ""),
-        inputs=_inputs(fields, raw, model_name),
-        outputs=[_name(output) for output in outputs],
-        timeout_us=max(_get(parameters, "timeout", int, 0), 0),
+        inputs=_inputs(fields, raw, model_name, shared_memory),
+        outputs=[_requested_output(output, shared_memory) for output in outputs],
+        timeout_us=timeout_us(parameters) if parameters else 0,
     )
     binary = {_name(output): _get(_parameters(output), "binary_data", bool, False) for output in outputs}
     return HttpInferRequest(request, binary, _get(parameters, "binary_data_output", bool, False))
+
+
+def parse_raw(model: Model, model_version: str, body: Buffer) -> HttpInferRequest:
+    """A body that is nothing but the one input of a model, one row of it; every output is wanted as raw bytes.
+
+    Raises:
+        InvalidRequest: the model has several inputs, or the shape cannot be told from the number of bytes.
+    """
+    if len(model.inputs) != 1:
+        raise InvalidRequest(
+            f"Raw request must only have 1 input to be deduced but model '{model.name}' has {len(model.inputs)} inputs"
+        )
+    (spec,) = model.inputs
+    if spec.dims.count(-1) > 1:
+        raise InvalidRequest(
+            f"the shape of a raw request for model '{model.name}' cannot be deduced: {list(spec.dims)}"
+        )
+    known = byte_size(spec.datatype, [abs(dim) for dim in spec.dims])
+    deduced = len(body) // known if known else 1
+    dims = tuple(deduced if dim == -1 else dim for dim in spec.dims)
+    tensor = WireTensor(spec.name, spec.datatype, (1, *dims) if spec.batched else dims, body)
+    return HttpInferRequest(InferRequest(model_name=model.name, model_version=model_version, inputs=[tensor]), {}, True)
 
 
 def serialize(asked: HttpInferRequest, response: InferResponse) -> tuple[bytes, int | None]:
     """The body of the answer, and the length of its JSON where raw tensors follow it."""
     raw: list[bytes] = []
     outputs = [
-        _raw_output(spec, array, raw)
-        if asked.binary.get(spec.name, asked.binary_by_default)
-        else _tensor(spec, array) | {"data": to_json(array)}
-        for spec, array in response.outputs
+        _output(output, asked.binary.get(output.name, asked.binary_by_default), raw) for output in response.outputs
     ]
     header: dict[str, Any] = {"id": response.id} if response.id else {}
     header |= {"model_name": response.model_name, "model_version": str(response.model_version), "outputs": outputs}
@@ -72,8 +97,6 @@ def _split(body: Buffer, header_length: str | None) -> tuple[Buffer, memoryview]
     view = memoryview(body)
     if header_length is None:
         return body, view[len(view) :]
-    if header_length == "0":
-        raise Unsupported("raw binary requests (an inference header size of 0) are not supported")
     if not (header_length.isascii() and header_length.isdecimal()) or int(header_length[:20]) > len(view):
         raise InvalidRequest(f"inference header size should be in range (0, {len(view)}), got: {header_length[:40]}")
     length = int(header_length)
@@ -87,12 +110,17 @@ def _loads(document: Buffer) -> object:
         raise InvalidRequest(f"failed to parse the request JSON buffer: {error}") from error
 
 
-def _inputs(fields: Fields, raw: memoryview, model: str) -> list[WireTensor]:
+def _inputs(fields: Fields, raw: memoryview, model: str, shared_memory: SharedMemory) -> list[WireTensor]:
     tensors = []
     offset = 0
     for tensor in _list(fields, "inputs"):
         tensor = _object("inputs", tensor)
-        size = _get(_parameters(tensor), "binary_data_size", int, None)
+        parameters = _parameters(tensor)
+        region = span(_name(tensor), parameters, shared_memory) if parameters else None
+        if region:
+            tensors.append(WireTensor(_name(tensor), _datatype(tensor), _shape(tensor), region))
+            continue
+        size = _get(parameters, "binary_data_size", int, None)
         if size is None:
             tensors.append(_json_tensor(tensor))
             continue
@@ -119,13 +147,25 @@ def _json_tensor(tensor: Fields) -> WireTensor:
         raise InvalidRequest(f"Unable to parse 'data' of input '{name}': {error}") from error
 
 
-def _raw_output(spec: TensorSignature, array: Array, raw: list[bytes]) -> dict[str, Any]:
-    raw.append(to_raw(array))
-    return _tensor(spec, array) | {"parameters": {"binary_data_size": len(raw[-1])}}
+def _requested_output(output: Fields, shared_memory: SharedMemory) -> RequestedOutput:
+    parameters = _parameters(output)
+    if not parameters:
+        return RequestedOutput(_name(output))
+    return RequestedOutput(_name(output), class_count(parameters), span(_name(output), parameters, shared_memory))
 
 
-def _tensor(spec: TensorSignature, array: Array) -> dict[str, Any]:
-    return {"name": spec.name, "datatype": spec.datatype, "shape": array.shape}
+def _output(output: OutputTensor, binary: bool, raw: list[bytes]) -> dict[str, Any]:
+    """The JSON of an output; raw bytes are appended to `raw` instead."""
+    tensor: dict[str, Any] = {"name": output.name, "datatype": output.datatype, "shape": output.array.shape}
+    if output.span:
+        parameters: dict[str, object] = {"shared_memory_region": output.span.region.name}
+        if output.span.offset:
+            parameters["shared_memory_offset"] = output.span.offset
+        return tensor | {"parameters": parameters | {"shared_memory_byte_size": output.span.nbytes}}
+    if binary:
+        raw.append(to_raw(output.array))
+        return tensor | {"parameters": {"binary_data_size": len(raw[-1])}}
+    return tensor | {"data": to_json(output.array)}
 
 
 def _name(tensor: Fields) -> str:
@@ -147,11 +187,7 @@ def _shape(tensor: Fields) -> tuple[int, ...]:
 
 
 def _parameters(fields: Fields) -> Fields:
-    parameters = _object("parameters", fields.get("parameters", {}))
-    for name in ("classification", "shared_memory_region"):
-        if name in parameters:
-            raise Unsupported(f"parameter '{name}' is not supported")
-    return parameters
+    return _object("parameters", fields.get("parameters", {}))
 
 
 def _list(fields: Fields, key: str) -> Sequence[Any]:

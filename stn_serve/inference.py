@@ -5,6 +5,7 @@ Control answers are the protocol's own messages, which gRPC sends as they are an
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version as package_version
@@ -15,14 +16,24 @@ from tritonclient.grpc import service_pb2
 
 from stn_serve.errors import InvalidRequest, NotFound
 from stn_serve.model import TensorSignature
+from stn_serve.outputs import OutputTensor, deliver
 from stn_serve.registry import ModelRegistry, ServedModel
 from stn_serve.statistics import ComputeDurations, Duration
-from stn_serve.validation import InferRequest
+from stn_serve.validation import InferRequest, RequestedOutput
 
 Array = NDArray[Any]
 
 SERVER_NAME = "stn-serve"
-EXTENSIONS = ("binary_tensor_data", "model_configuration", "parameters", "statistics")
+EXTENSIONS = (
+    "classification",
+    "model_repository",
+    "model_configuration",
+    "system_shared_memory",
+    "binary_tensor_data",
+    "parameters",
+    "statistics",
+    "logging",
+)
 """Only what is whole: clients choose their calls by this list."""
 
 
@@ -33,7 +44,7 @@ class InferResponse:
     model_name: str
     model_version: int
     id: str
-    outputs: Sequence[tuple[TensorSignature, Array]]
+    outputs: Sequence[OutputTensor]
 
 
 class Inference:
@@ -41,11 +52,17 @@ class Inference:
 
     def __init__(self, registry: ModelRegistry) -> None:
         self.registry = registry
-        self.stopping = False
+        self.stopping = asyncio.Event()
+        """Set when the server no longer wants requests."""
 
     def server_ready(self) -> bool:
         """Whether requests should be sent here."""
-        return not self.stopping
+        return not self.stopping.is_set()
+
+    def stop(self) -> None:
+        """Be ready no more, and tell who watches."""
+        self.stopping.set()
+        self.registry.announce()
 
     def model_ready(self, name: str, version: str) -> bool:
         """Whether a version (of none in particular: any) can answer."""
@@ -109,7 +126,11 @@ class Inference:
         served = self.registry.find(request.model_name, request.model_version)
         answer = await served.infer(request)
         signatures = {spec.name: spec for spec in served.model.outputs}
-        outputs = [(signatures[name], array) for name, array in answer.outputs.items()]
+        wanted = {output.name: output for output in request.outputs}
+        outputs = [
+            deliver(signatures[name], array, wanted.get(name) or RequestedOutput(name))
+            for name, array in answer.outputs.items()
+        ]
         return InferResponse(served.model.name, served.model.version, request.id, outputs)
 
     def _counted(self, name: str, version: str) -> Sequence[ServedModel]:

@@ -117,7 +117,7 @@ class MetricsApi:
         if path != "/metrics":
             raise NotFound("Not Found")
         if method != "GET":
-            raise MethodNotAllowed("Method Not Allowed")
+            raise MethodNotAllowed("GET")
         return Response(self.render().encode(), content_type=CONTENT_TYPE)
 
 

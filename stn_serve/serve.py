@@ -21,12 +21,18 @@ def serve(
     model_repository: Annotated[
         Path, typer.Option(help="Directory with NAME/config.pbtxt and NAME/1/model.onnx for each model.")
     ] = DEFAULTS.model_repository,
+    model_control_mode: Annotated[
+        str, typer.Option(help="none, or explicit: clients may load and unload models.")
+    ] = DEFAULTS.model_control_mode,
     host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 for every interface.")] = DEFAULTS.host,
     grpc_port: Annotated[int, typer.Option(help="0 takes a free port.")] = DEFAULTS.grpc_port,
     http_port: Annotated[int, typer.Option(help="0 takes a free port.")] = DEFAULTS.http_port,
     metrics_port: Annotated[int, typer.Option(help="0 takes a free port.")] = DEFAULTS.metrics_port,
     max_message_bytes: Annotated[int, typer.Option(help="Largest request and image.")] = DEFAULTS.max_message_bytes,
     max_image_pixels: Annotated[int, typer.Option(help="Largest width x height.")] = DEFAULTS.max_image_pixels,
+    allow_shared_memory: Annotated[
+        bool, typer.Option("--allow-shared-memory", help="Clients on this machine may pass tensors in shared memory.")
+    ] = DEFAULTS.allow_shared_memory,
     grace_s: Annotated[
         float, typer.Option(help="Seconds that a stopping server waits for the requests in flight.")
     ] = DEFAULTS.grace_s,
@@ -48,12 +54,14 @@ def serve(
     _configure_logging(log_level)
     settings = ServerSettings(
         model_repository=model_repository,
+        model_control_mode=model_control_mode,
         host=host,
         grpc_port=grpc_port,
         http_port=http_port,
         metrics_port=metrics_port,
         max_message_bytes=max_message_bytes,
         max_image_pixels=max_image_pixels,
+        allow_shared_memory=allow_shared_memory,
         grace_s=grace_s,
         ready_file=ready_file,
     )

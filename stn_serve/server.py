@@ -18,14 +18,17 @@ from typing import Any
 import uvicorn
 import uvloop
 
+from stn_serve.control import Control
 from stn_serve.errors import ConfigurationError
 from stn_serve.grpc_api import create_server
 from stn_serve.http_api import HttpApi
 from stn_serve.images import ImageLimits
 from stn_serve.inference import Inference
+from stn_serve.log_settings import LogSettings
 from stn_serve.metrics import MetricsApi
 from stn_serve.registry import ModelRegistry
 from stn_serve.settings import ServerSettings
+from stn_serve.shared_memory import SharedMemory
 from stn_serve.vision import ImagePrediction
 
 logger = logging.getLogger(__name__)
@@ -70,14 +73,20 @@ async def _serve(settings: ServerSettings, announce: Announce) -> None:
         _listen(settings.host, settings.metrics_port) as metrics_socket,
     ):
         with _listen(settings.host, settings.grpc_port):
-            registry = await asyncio.to_thread(ModelRegistry.load, settings.model_repository)
+            registry = await asyncio.to_thread(
+                ModelRegistry.load, settings.model_repository, settings.model_control_mode == "explicit"
+            )
         inference = Inference(registry)
+        control = Control(registry, SharedMemory(settings.allow_shared_memory), LogSettings())
+        control.logs.install()
         images = ImagePrediction(
             registry, ImageLimits(max_bytes=settings.max_message_bytes, max_pixels=settings.max_image_pixels)
         )
-        grpc_server = create_server(inference, images, settings.max_message_bytes)
+        grpc_server = create_server(inference, control, images, settings.max_message_bytes)
         grpc_port = grpc_server.add_insecure_port(_host_port(settings.host, settings.grpc_port))
-        http = HttpServer(HttpApi(inference, images, settings.max_message_bytes), http_socket, settings.grace_s)
+        http = HttpServer(
+            HttpApi(inference, control, images, settings.max_message_bytes), http_socket, settings.grace_s
+        )
         metrics = HttpServer(MetricsApi(registry), metrics_socket, settings.grace_s)
         await asyncio.gather(grpc_server.start(), http.start(), metrics.start())
 
@@ -89,7 +98,7 @@ async def _serve(settings: ServerSettings, announce: Announce) -> None:
         await stopped
 
         logger.info("stopping: finishing the requests in flight, for at most %g s", settings.grace_s)
-        inference.stopping = True
+        inference.stop()
         await asyncio.gather(grpc_server.stop(settings.grace_s), http.stop())
         await metrics.stop()
         await registry.close()

@@ -61,6 +61,8 @@ _CONTENTS = {
     "BYTES": "bytes_contents",
 }
 
+_WIDEST = {"i": np.int64, "u": np.uint64}
+
 _JSON_KINDS = {"b": "b", "i": "iu", "u": "iu", "f": "iuf", "O": "U"}
 """By kind of the tensor's dtype: the kinds of array that its JSON may become."""
 
@@ -118,7 +120,7 @@ def from_contents(contents: InferTensorContents, datatype: str) -> Array:
         # They lie packed at the end of the message; reading them one by one would take a hundred times longer.
         serialized = contents.SerializeToString()
         return np.frombuffer(serialized, dtype, offset=len(serialized) - len(values) * dtype.itemsize)
-    return _in_range(np.array(list(values)), datatype)
+    return _in_range(np.fromiter(values, _WIDEST[dtype.kind], len(values)), datatype)
 
 
 def from_json(data: object, datatype: str, shape: Sequence[int]) -> Array:

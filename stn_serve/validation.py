@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from stn_serve.errors import InvalidRequest
 from stn_serve.model import Model, TensorSignature
+from stn_serve.shared_memory import Span
 from stn_serve.tensors import Buffer, byte_size, from_raw
 
 Array = NDArray[Any]
@@ -28,8 +29,19 @@ class WireTensor:
     name: str
     datatype: str
     shape: tuple[int, ...]
-    data: Buffer | Array
-    """Raw bytes, or an array of the datatype with as many elements as the caller sent."""
+    data: Buffer | Array | Span
+    """Raw bytes, or an array of the datatype with as many elements as the caller sent, or where its bytes lie."""
+
+
+@dataclass(slots=True)
+class RequestedOutput:
+    """An output as its caller wants it."""
+
+    name: str
+    class_count: int = 0
+    """As strings of its so many largest elements; 0 for the tensor itself."""
+    span: Span | None = None
+    """Where to put it, if not into the response."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -40,8 +52,8 @@ class InferRequest:
     model_version: str = ""
     id: str = ""
     inputs: Sequence[WireTensor] = ()
-    outputs: Sequence[str] = ()
-    """Names of the outputs wanted; none means all."""
+    outputs: Sequence[RequestedOutput] = ()
+    """None means all."""
     timeout_us: int = 0
 
 
@@ -89,10 +101,21 @@ def _by_name(request: InferRequest, model: Model) -> dict[str, WireTensor]:
 
 def _outputs(request: InferRequest, model: Model) -> Sequence[str]:
     known = [spec.name for spec in model.outputs]
-    for name in request.outputs:
-        if name not in known:
-            raise InvalidRequest(f"unexpected inference output '{name}' for model '{model.name}'")
-    return request.outputs or known
+    for output in request.outputs:
+        if output.name not in known:
+            raise InvalidRequest(f"unexpected inference output '{output.name}' for model '{model.name}'")
+        if output.class_count:
+            _check_classes(output.name, model)
+    return [output.name for output in request.outputs] or known
+
+
+def _check_classes(name: str, model: Model) -> None:
+    datatype = next(spec.datatype for spec in model.outputs if spec.name == name)
+    if datatype in ("BYTES", "BOOL"):
+        raise InvalidRequest(
+            f"class result not available for output '{name}' due to unsupported type '{datatype}' "
+            f"of model '{model.name}'"
+        )
 
 
 def _rows(request: InferRequest, model: Model, tensors: dict[str, WireTensor]) -> int:
@@ -126,10 +149,11 @@ def _array(request: InferRequest, model: Model, spec: TensorSignature, tensor: W
     received = tensor.data.nbytes if hasattr(tensor.data, "nbytes") else len(tensor.data)
     if expected is not None and expected != received:
         raise _refusal(request, f"input byte size mismatch {where}. Expected {expected}, got {received}")
-    if not isinstance(tensor.data, Buffer):
-        return tensor.data.reshape(tensor.shape)
+    data = tensor.data.read() if isinstance(tensor.data, Span) else tensor.data
+    if not isinstance(data, Buffer):
+        return data.reshape(tensor.shape)
     try:
-        return from_raw(tensor.data, spec.datatype, tensor.shape)
+        return from_raw(data, spec.datatype, tensor.shape)
     except ValueError as error:
         raise _refusal(request, f"{error} {where}") from error
 

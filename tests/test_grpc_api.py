@@ -191,7 +191,7 @@ def test_typed_contents_and_raw_contents_are_equal(stub: Any, field: str) -> Non
         (
             lambda r: r.raw_input_contents.append(b"surplus"),
             "INVALID_ARGUMENT",
-            "expected at most 1 raw_input_contents, one for each input, but got 2 for model 'ident'",
+            "expected 1 raw_input_contents, one for each input that has no other data, but got 2 for model 'ident'",
         ),
         (
             lambda r: (r.raw_input_contents.pop(), r.inputs[0].contents.fp32_contents.extend([0.0] * 10)),
@@ -221,8 +221,8 @@ def test_typed_contents_and_raw_contents_are_equal(stub: Any, field: str) -> Non
         ),
         (
             lambda r: r.inputs[0].parameters["shared_memory_region"].__setattr__("string_param", "zz"),
-            "UNIMPLEMENTED",
-            "parameter 'shared_memory_region' of tensor 'image' is not supported",
+            "INVALID_ARGUMENT",
+            "'shared_memory_byte_size' must be specified along with 'shared_memory_region' parameter",
         ),
     ],
 )
@@ -249,10 +249,24 @@ def test_a_wrong_request_is_refused_as_triton_refuses_it(stub: Any, change: Chan
         (
             lambda c: c.load_model("ident"),
             "UNIMPLEMENTED",
-            "loading and unloading models while serving is not supported",
+            "explicit model load / unload is not allowed; the server's operator allows it with a model control mode",
         ),
-        (lambda c: c.get_trace_settings(), "UNIMPLEMENTED", "TraceSetting is not supported"),
-        (lambda c: c.get_system_shared_memory_status(), "UNIMPLEMENTED", "shared memory is not supported"),
+        (
+            lambda c: c.update_trace_settings(settings={"trace_level": ["TIMESTAMPS"]}),
+            "UNIMPLEMENTED",
+            "tracing is not supported: trace_level stays OFF",
+        ),
+        (
+            lambda c: c.get_system_shared_memory_status(),
+            "UNIMPLEMENTED",
+            "shared memory is not allowed; the server's operator allows it with a flag",
+        ),
+        (
+            lambda c: c.register_cuda_shared_memory("x", b"aGFuZGxl", 0, 8),
+            "UNIMPLEMENTED",
+            "CUDA shared memory is not supported",
+        ),
+        (lambda c: c.get_cuda_shared_memory_status("x"), "NOT_FOUND", "Unable to find cuda shared memory region: 'x'"),
     ],
 )
 def test_other_operations_refuse_in_words(
@@ -268,11 +282,3 @@ def test_a_status_message_is_short_whatever_the_caller_sends(stub: Any) -> None:
     with pytest.raises(grpc.RpcError) as refused:
         stub.ModelMetadata(service_pb2.ModelMetadataRequest(name="n" * 100_000))
     assert refused.value.code() is grpc.StatusCode.NOT_FOUND
-
-
-def test_the_stream_is_refused(server: Served) -> None:
-    with grpc.insecure_channel(server.grpc) as channel:
-        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-        with pytest.raises(grpc.RpcError) as refused:
-            next(stub.ModelStreamInfer(iter([raw_request()])))
-    assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED

@@ -182,9 +182,22 @@ def test_nested_data_is_accepted_and_unknown_parameters_are_ignored(call: Caller
         (body(outputs=[{"name": "nope"}]), 400, "unexpected inference output 'nope' for model 'ident'"),
         (body(id=7), 400, "Unable to parse 'id': expected a string"),
         (
-            body(outputs=[{"name": "logits", "parameters": {"classification": 3}}]),
+            body(outputs=[{"name": "logits", "parameters": {"classification": 0}}]),
+            400,
+            "invalid value for 'classification' parameter, expected > 0",
+        ),
+        (
+            body(outputs=[{"name": "logits", "parameters": {"classification": "3"}}]),
+            400,
+            "invalid value type for 'classification' parameter",
+        ),
+        (body(parameters={"timeout": 1.5}), 400, "invalid value type for 'timeout' parameter"),
+        (body(parameters={"priority": -1}), 400, "invalid value for 'priority' parameter, expected >= 0"),
+        (body(parameters={"triton_x": 1}), 400, "parameter keys starting with 'triton_' are reserved"),
+        (
+            body(tensor(data=None, parameters={"shared_memory_region": "a", "shared_memory_byte_size": 3136})),
             501,
-            "parameter 'classification' is not supported",
+            "shared memory is not allowed",
         ),
     ],
 )
@@ -208,7 +221,11 @@ def test_a_wrong_request_is_refused_as_triton_refuses_it(
         ((body(), {LENGTH: "-1"}), 400, "inference header size should be in range (0, "),
         ((body(), {LENGTH: "abc"}), 400, "inference header size should be in range (0, "),
         ((body(), {LENGTH: "9" * 5000}), 400, "inference header size should be in range (0, "),
-        ((IMAGE, {LENGTH: "0"}), 501, "raw binary requests"),
+        (
+            (IMAGE[:100], {LENGTH: "0"}),
+            400,
+            UNKNOWN_ID + "input byte size mismatch for input 'image' for model 'ident'. Expected 3136, got 100",
+        ),
         ((body(), {"Content-Encoding": "zstd"}), 501, "Unsupported compression type"),
     ],
 )

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from stn_serve.errors import InvalidRequest, Unsupported
 from stn_serve.http_tensors import parse
+from stn_serve.shared_memory import SharedMemory
 
 scalars = (
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text(max_size=8)
@@ -48,7 +49,7 @@ requests = st.fixed_dictionaries(
 def test_any_body_is_a_request_or_is_refused(document: object, raw: bytes, header: str | None) -> None:
     encoded = orjson.dumps(document)
     try:
-        asked = parse("m", "", encoded + raw, str(len(encoded)) if header == "right" else header)
+        asked = parse("m", "", encoded + raw, str(len(encoded)) if header == "right" else header, SharedMemory())
     except (InvalidRequest, Unsupported):
         return
     assert asked.request.model_name == "m"
