@@ -6,12 +6,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from stn_serve.async_client import AsyncClient
     from stn_serve.client import Client
     from stn_serve.prediction import Prediction, Transform
 
-__all__ = ["Client", "Prediction", "Transform"]
+__all__ = ["AsyncClient", "Client", "Prediction", "Transform"]
 
-_MODULES = {"Client": "stn_serve.client", "Prediction": "stn_serve.prediction", "Transform": "stn_serve.prediction"}
+_MODULES = {
+    "AsyncClient": "stn_serve.async_client",
+    "Client": "stn_serve.client",
+    "Prediction": "stn_serve.prediction",
+    "Transform": "stn_serve.prediction",
+}
 
 
 def __getattr__(name: str) -> object:

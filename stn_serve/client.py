@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Self
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Self, TypeVar, Unpack
 
-from stn_serve.errors import InvalidRequest, ServingError
-from stn_serve.image_sources import ImageSource, encode
+from numpy.typing import ArrayLike, NDArray
+
+from stn_serve.addresses import Address, ConnectionOptions
+from stn_serve.batches import Batch, Outcome, PredictOptions, batches, single
+from stn_serve.errors import ServingError, Unavailable
+from stn_serve.image_sources import ImageSource
 from stn_serve.prediction import Prediction
-from stn_serve.proto import image_prediction_pb2 as pb
-from stn_serve.transports import connect, error_from_code
+from stn_serve.retries import Attempts
+from stn_serve.transports import connect
 
 DEFAULT_ADDRESS = "localhost:8001"
 
-LARGEST_BATCH = 32
-LARGEST_BATCH_BYTES = 16 * 2**20
-"""Where `predict_many` begins another request; one image may be larger by itself."""
+Answer = TypeVar("Answer")
 
 
 class Client:
-    """Asks a running `stn serve` about images.
+    """Asks a running `stn serve` about images, or any server of the Open Inference Protocol about tensors.
 
         with Client("localhost:8001") as client:
             prediction = client.predict("digit.png")
@@ -29,15 +34,26 @@ class Client:
     Connections stay open between calls. Threads may share a client.
 
     Args:
-        address: `host:port` for gRPC, `http://host:port` for HTTP.
+        address: `host:port` for gRPC, `http://host:port` for HTTP; with TLS `grpcs://host:port`, `https://host:port`.
         timeout_s: how long to wait for an answer, unless a call says otherwise.
+        retries: how often to ask again where the server refuses for now, or cannot be reached. The time stays the same.
+        concurrency: requests in flight at the same time, of one list of images.
+        **connection: certificates and token, see `ConnectionOptions`.
     """
 
-    def __init__(self, address: str = DEFAULT_ADDRESS, *, timeout_s: float = 60.0) -> None:
-        self._address = address
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        timeout_s: float = 60.0,
+        retries: int = 3,
+        concurrency: int = 4,
+        **connection: Unpack[ConnectionOptions],
+    ) -> None:
+        self._transport = connect(Address.parse(address, **connection))
         self._timeout_s = timeout_s
-        self._transport = connect(address)
-        self._only_model = ""
+        self._retries = retries
+        self._concurrency = concurrency
 
     def __enter__(self) -> Self:
         return self
@@ -50,37 +66,27 @@ class Client:
         self._transport.close()
 
     def predict(
-        self, image: ImageSource, *, model: str = "", version: str = "", top_k: int = 5, timeout_s: float | None = None
+        self, image: ImageSource, *, timeout_s: float | None = None, **options: Unpack[PredictOptions]
     ) -> Prediction:
         """Classify one image.
 
         Args:
             image: encoded bytes (JPEG, PNG, WebP, BMP), a path, a Pillow image, or a uint8 array `[H, W]`, `[H, W, 1]`
                 or `[H, W, 3]`.
-            model: may be left out where the server has just one.
-            version: the newest by default.
-            top_k: how many classes to return.
             timeout_s: for this call.
+            **options: model, version, top_k, crops and crop_side, see `PredictOptions`.
 
         Raises:
             ServingError: `InvalidRequest` for an image that cannot be used, `NotFound` for an unknown model,
                 `Unavailable` where no server answers or it is busy, `DeadlineExceeded` when the time is up.
         """
-        [outcome] = self.predict_many([image], model=model, version=version, top_k=top_k, timeout_s=timeout_s)
-        if isinstance(outcome, ServingError):
-            raise outcome
-        return outcome
+        [batch] = batches([image], options)
+        return single(self._answer(batch, timeout_s))
 
     def predict_many(
-        self,
-        images: Iterable[ImageSource],
-        *,
-        model: str = "",
-        version: str = "",
-        top_k: int = 5,
-        timeout_s: float | None = None,
-    ) -> list[Prediction | ServingError]:
-        """Classify images, many in one request; `timeout_s` is for each request.
+        self, images: Iterable[ImageSource], *, timeout_s: float | None = None, **options: Unpack[PredictOptions]
+    ) -> list[Outcome]:
+        """Classify images, many in one request; `timeout_s` is for each request, the options are those of `predict`.
 
         Returns:
             For each image, in order, its prediction or the error that concerns it alone: one bad image costs the others
@@ -89,64 +95,70 @@ class Client:
         Raises:
             ServingError: what concerns all of them, such as an unknown model; see `predict`.
         """
-        timeout_s = self._timeout_s if timeout_s is None else timeout_s
-        outcomes: list[Prediction | ServingError] = []
-        for batch in _batches(images):
-            request = pb.PredictRequest(
-                model_name=model or self._find_only_model(timeout_s),
-                model_version=version,
-                images=[item for item in batch if isinstance(item, bytes)],
-                top_k=top_k,
-            )
-            answers = iter(self._ask(request, timeout_s))
-            outcomes += [next(answers) if isinstance(item, bytes) else item for item in batch]
-        return outcomes
+        return list(self.predict_iter(images, timeout_s=timeout_s, **options))
 
-    def _ask(self, request: pb.PredictRequest, timeout_s: float) -> list[Prediction | ServingError]:
-        if not request.images:
-            return []
+    def predict_iter(
+        self, images: Iterable[ImageSource], *, timeout_s: float | None = None, **options: Unpack[PredictOptions]
+    ) -> Iterator[Outcome]:
+        """As `predict_many`, for more images than fit into memory: they are read as their outcomes are taken."""
+        in_flight: deque[Future[list[Outcome]]] = deque()
+        pool = ThreadPoolExecutor(self._concurrency, thread_name_prefix="predict")
         try:
-            response = self._transport.predict(request, timeout_s)
-        except InvalidRequest as error:  # a request of a single image fails with that image's error
-            if len(request.images) > 1:
-                raise
-            return [error]
-        return [_outcome(result, response) for result in response.results]
+            for batch in batches(images, options):
+                in_flight.append(pool.submit(self._answer, batch, timeout_s))
+                if len(in_flight) == self._concurrency:
+                    yield from in_flight.popleft().result()
+            while in_flight:
+                yield from in_flight.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
-    def _find_only_model(self, timeout_s: float) -> str:
-        if not self._only_model:
-            names = self._transport.model_names(timeout_s)
-            if len(names) != 1:
-                found = f"{len(names)} models ({', '.join(names)}): say which" if names else "no model that is ready"
-                raise InvalidRequest(f"the server at {self._address} has {found}")
-            self._only_model = names[0]
-        return self._only_model
+    def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, ArrayLike],
+        *,
+        version: str = "",
+        outputs: Sequence[str] = (),
+        timeout_s: float | None = None,
+    ) -> dict[str, NDArray[Any]]:
+        """Run a model on tensors: arrays by name in, arrays by name out, of the types that they have.
 
+        Args:
+            model: its name.
+            inputs: with the batch axis, where the model has one. Strings are BYTES.
+            version: the newest by default.
+            outputs: those wanted; all by default.
+            timeout_s: for this call.
 
-def _batches(images: Iterable[ImageSource]) -> Iterator[list[bytes | InvalidRequest]]:
-    """Encoded images, or why one could not be encoded, in groups that fit into one request."""
-    batch: list[bytes | InvalidRequest] = []
-    size = 0
-    for image in images:
-        item = _encoded(image)
-        length = len(item) if isinstance(item, bytes) else 0
-        if batch and (len(batch) == LARGEST_BATCH or size + length > LARGEST_BATCH_BYTES):
-            yield batch
-            batch, size = [], 0
-        batch.append(item)
-        size += length
-    if batch:
-        yield batch
+        Raises:
+            ServingError: `InvalidRequest` for tensors that do not fit the model; the others as in `predict`.
+        """
+        from stn_serve import tensor_messages  # takes 0.4 s, and few callers need it
 
+        request = tensor_messages.infer_request(model, version, inputs, outputs)
+        return tensor_messages.arrays(
+            self._ask(lambda remaining_s: self._transport.infer(request, remaining_s), timeout_s)
+        )
 
-def _encoded(image: ImageSource) -> bytes | InvalidRequest:
-    try:
-        return encode(image)
-    except InvalidRequest as error:
-        return error
+    def _answer(self, batch: Batch, timeout_s: float | None) -> list[Outcome]:
+        parts = [batch]
+        while parts:
+            part = parts.pop()
+            try:
+                if part.images:
+                    self._ask(lambda remaining_s: self._send(part, remaining_s), timeout_s)  # noqa: B023 - called here
+            except ServingError as error:
+                parts += part.recover(error)
+        return batch.answers()
 
+    def _send(self, batch: Batch, timeout_s: float) -> None:
+        batch.take(self._transport.predict(batch.request(), timeout_s))
 
-def _outcome(result: pb.ImageResult, response: pb.PredictResponse) -> Prediction | ServingError:
-    if result.HasField("error"):
-        return error_from_code(result.error.code, result.error.message)
-    return Prediction.from_message(result.prediction, response.model_name, response.model_version)
+    def _ask(self, send: Callable[[float], Answer], timeout_s: float | None) -> Answer:
+        attempts = Attempts(self._retries, self._timeout_s if timeout_s is None else timeout_s)
+        while True:
+            try:
+                return send(attempts.remaining_s)
+            except Unavailable as error:
+                time.sleep(attempts.pause_s(error))

@@ -5,6 +5,7 @@ ServingError                500  INTERNAL            OTHER
 │   ├── PayloadTooLarge     413  RESOURCE_EXHAUSTED  OTHER     it is larger than the server accepts
 │   ├── RequestTimeout      408  DEADLINE_EXCEEDED   OTHER     it did not arrive in time
 │   └── AlreadyExists       400  ALREADY_EXISTS      OTHER     its name is taken
+├── Unauthenticated         401  UNAUTHENTICATED     OTHER     the caller has not shown who it is
 ├── NotFound                404  NOT_FOUND           OTHER     no such model, version or path
 ├── MethodNotAllowed        405  UNIMPLEMENTED       OTHER     the path exists, with another HTTP method
 ├── Unsupported             501  UNIMPLEMENTED       OTHER     a part of the protocol that this server does not have
@@ -59,6 +60,13 @@ class AlreadyExists(InvalidRequest):
     grpc_code = grpc.StatusCode.ALREADY_EXISTS
 
 
+class Unauthenticated(ServingError):
+    """The caller's token is missing or wrong."""
+
+    http_status = 401
+    grpc_code = grpc.StatusCode.UNAUTHENTICATED
+
+
 class NotFound(ServingError):
     """No model, version or path of this name."""
 
@@ -91,6 +99,8 @@ class Unavailable(ServingError):
     http_status = 503
     grpc_code = grpc.StatusCode.UNAVAILABLE
     failure_reason = "REJECTED"
+    retry_after_s = 0.0
+    """How long a server has asked its client to wait."""
 
 
 class DeadlineExceeded(ServingError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import wraps
@@ -55,7 +56,7 @@ def create_server(
         ]
     )
     add_GRPCInferenceServiceServicer_to_server(InferenceService(inference, control), server)
-    add_ImagePredictionServicer_to_server(ImagePredictionService(images), server)  # type: ignore[no-untyped-call]
+    add_ImagePredictionServicer_to_server(ImagePredictionService(images, inference.stopping), server)  # type: ignore[no-untyped-call]
     add_HealthServicer_to_server(HealthService(inference, SERVICES), server)
     reflection.enable_server_reflection([*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name], server)
     return server
@@ -204,14 +205,23 @@ class InferenceService(GRPCInferenceServiceServicer):  # type: ignore[misc]  # t
 class ImagePredictionService(ImagePredictionServicer):
     """`stn.v1.ImagePrediction`."""
 
-    def __init__(self, images: ImagePrediction) -> None:
+    def __init__(self, images: ImagePrediction, stopping: asyncio.Event) -> None:
         self._images = images
+        self._stopping = stopping
 
     @_answering
     async def Predict(
         self, request: image_prediction_pb2.PredictRequest, _: Context
     ) -> image_prediction_pb2.PredictResponse:
         return await self._images.predict(request)
+
+    async def PredictStream(
+        self, requests: AsyncIterator[image_prediction_pb2.PredictRequest], context: Context
+    ) -> AsyncIterator[image_prediction_pb2.PredictResponse]:
+        async for response in answer_in_order(requests, self._images.respond, self._stopping):
+            yield response
+        if self._stopping.is_set():
+            await _abort(context, Unavailable("Server is stopping"))
 
 
 def _stream_error(request: Message, error: ServingError) -> Message:

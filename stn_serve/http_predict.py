@@ -20,21 +20,45 @@ def predict_request(request: Request) -> messages.PredictRequest:
         if not isinstance(images, list):
             raise InvalidRequest("'images' must be an array of images in base64")
         return _filled(request, [_decoded(number, image) for number, image in enumerate(images)], fields)
-    query: dict[str, Any] = {name: values[-1] for name, values in parse_qs(request.query.decode("latin-1")).items()}
-    if query.get("top_k", "").isdecimal():
-        query["top_k"] = int(query["top_k"])
-    return _filled(request, [bytes(request.body)], query)
+    query = {name: values[-1] for name, values in parse_qs(request.query.decode("latin-1")).items()}
+    return _filled(
+        request,
+        [bytes(request.body)],
+        {name: value if name == "id" else _from_query(value) for name, value in query.items()},
+    )
 
 
 def _filled(request: Request, images: list[bytes], fields: Mapping[str, Any]) -> messages.PredictRequest:
-    top_k, identifier = fields.get("top_k", 0), fields.get("id", "")
-    if type(top_k) is not int or not 0 <= top_k < 2**32:
-        raise InvalidRequest(f"'top_k' is {top_k!r}, expected a number >= 0")
-    if not isinstance(identifier, str):
-        raise InvalidRequest(f"'id' is {identifier!r}, expected a string")
     return messages.PredictRequest(
-        model_name=request.model, model_version=request.version, id=identifier, images=images, top_k=top_k
+        model_name=request.model,
+        model_version=request.version,
+        id=_get(fields, "id", "", "a string"),
+        images=images,
+        top_k=_number(fields, "top_k"),
+        crops=_get(fields, "crops", False, "true or false"),
+        crop_side=_number(fields, "crop_side"),
     )
+
+
+def _from_query(value: str) -> object:
+    """A number, a flag, or the string as it is, which the check of its field will refuse."""
+    if value in ("true", "false"):
+        return value == "true"
+    return int(value) if value.isascii() and value.isdecimal() and len(value) < 20 else value
+
+
+def _number(fields: Mapping[str, Any], name: str) -> int:
+    value = int(_get(fields, name, 0, "a number >= 0"))
+    if not 0 <= value < 2**32:
+        raise InvalidRequest(f"'{name}' is {value}, expected a number >= 0")
+    return value
+
+
+def _get(fields: Mapping[str, Any], name: str, default: object, expected: str) -> Any:  # noqa: ANN401 - the default's type
+    value = fields.get(name, default)
+    if type(value) is not type(default):
+        raise InvalidRequest(f"'{name}' is {value!r}, expected {expected}")
+    return value
 
 
 def _decoded(number: int, image: object) -> bytes:

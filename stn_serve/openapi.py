@@ -14,7 +14,7 @@ from importlib.metadata import version as package_version
 from typing import Any
 
 from stn_serve.http_messages import SEGMENTS
-from stn_serve.openapi_schemas import SCHEMAS, STRING, array, integer, ref
+from stn_serve.openapi_schemas import PREDICT_OPTIONS, SCHEMAS, STRING, array, integer, ref
 
 Json = dict[str, Any]
 
@@ -75,6 +75,7 @@ def _operations() -> Iterable[tuple[str, str, Json]]:
     )
     yield "POST", f"/v2{_MODEL}{_VERSION}/infer", _infer()
     yield "POST", f"/v1{_MODEL}{_VERSION}/predict", _predict()
+    yield "POST", "/v1/predict", _predict("predict_only_model", "The same where the server has one model")
     yield "GET", "/openapi.json", _get("openapi", "This document", {"type": "object"})
     yield "POST", "/v2/repository/index", _index()
     yield (
@@ -140,15 +141,14 @@ def _infer() -> Json:
     return operation
 
 
-def _predict() -> Json:
-    operation = _post("predict", "Classify images, and say where the model looked", ref("PredictResponse"))
+def _predict(name: str = "predict", summary: str = "Classify images, and say where the model looked") -> Json:
+    operation = _post(name, summary, ref("PredictResponse"))
     content: Json = {_JSON: {"schema": ref("PredictRequest")}}
     for media_type in ("image/jpeg", "image/png", "image/webp", "image/bmp", _BINARY):
         content[media_type] = _ANY_BYTES
     operation["requestBody"] = {"required": True, "content": content}
     operation["parameters"] = [
-        {"name": "top_k", "in": "query", "schema": integer(0, 2**32 - 1)},
-        {"name": "id", "in": "query", "schema": STRING},
+        {"name": name, "in": "query", "schema": schema} for name, schema in PREDICT_OPTIONS.items()
     ]
     return operation
 

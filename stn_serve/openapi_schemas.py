@@ -7,6 +7,7 @@ from typing import Any
 from tritonclient.grpc import model_config_pb2, service_pb2
 
 from stn_serve.control import TRACE_SETTINGS
+from stn_serve.description import MAX_CROP_SIDE
 from stn_serve.log_settings import FIXED, LEVELS
 from stn_serve.parameters import EMPTY_FINAL_RESPONSE
 from stn_serve.proto import image_prediction_pb2
@@ -63,6 +64,13 @@ _REQUEST_PARAMETERS = _RESERVED | _options(
     }
 )
 
+PREDICT_OPTIONS: Json = {
+    "id": STRING,
+    "top_k": integer(0, UINT32_MAX),
+    "crops": BOOLEAN,
+    "crop_side": integer(0, MAX_CROP_SIDE),
+}
+
 SCHEMAS: Json = {
     **schemas(
         service_pb2.ServerMetadataResponse,
@@ -88,10 +96,7 @@ SCHEMAS: Json = {
         {"model_name": STRING, "model_version": STRING, "outputs": array(ref("OutputTensor"))}, {"id": STRING}
     ),
     "OutputTensor": _record(_TENSOR, {"data": _DATA, "parameters": _options({"binary_data_size": integer(), **_SPAN})}),
-    "PredictRequest": _record(
-        {"images": array({"type": "string", "contentEncoding": "base64"})},
-        {"top_k": integer(0, UINT32_MAX), "id": STRING},
-    ),
+    "PredictRequest": _record({"images": array({"type": "string", "contentEncoding": "base64"})}, PREDICT_OPTIONS),
     "IndexRequest": _options({"ready": BOOLEAN}),
     "IndexEntry": _record({"name": STRING, "state": STRING}, {"version": STRING, "reason": STRING}),
     "RepositoryRequest": _options({"parameters": {"type": "object"}}),

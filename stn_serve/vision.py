@@ -91,10 +91,10 @@ class ImagePrediction:
         try:
             return await self.predict(request)
         except ServingError as error:
-            return messages.PredictResponse(id=request.id, error=_error(error))
+            return messages.PredictResponse(id=request.id, error=_failure(error))
         except Exception:
             logger.exception("a request for model '%s' could not be answered", request.model_name)
-            return messages.PredictResponse(id=request.id, error=_error(ServingError(SURPRISE)))
+            return messages.PredictResponse(id=request.id, error=_failure(ServingError(SURPRISE)))
 
     def close(self) -> None:
         """End the threads."""
@@ -193,8 +193,8 @@ def _check(request: messages.PredictRequest) -> None:
 def _result(outcome: messages.Prediction | ServingError) -> messages.ImageResult:
     if isinstance(outcome, messages.Prediction):
         return messages.ImageResult(prediction=outcome)
-    return messages.ImageResult(error=_error(outcome))
+    return messages.ImageResult(error=_failure(outcome))
 
 
-def _error(error: ServingError) -> messages.Error:
-    return messages.Error(code=error.grpc_code.value[0], message=str(error))
+def _failure(error: ServingError) -> messages.Failure:
+    return messages.Failure(code=error.grpc_code.value[0], message=str(error))

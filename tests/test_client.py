@@ -19,7 +19,7 @@ from onnx_models import publish_vision
 from PIL import Image
 from served import Served, running
 
-from stn_serve import Client, Prediction, client
+from stn_serve import Client, Prediction, batches
 from stn_serve.errors import DeadlineExceeded, InvalidRequest, NotFound, ServingError, Unavailable, Unsupported
 from stn_serve.image_sources import ImageSource
 
@@ -129,10 +129,10 @@ def test_a_bad_image_alone(address: str) -> None:
 
 
 def test_many_images_keep_their_order(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    images = [WHITE if index % 3 else BLACK for index in range(2 * client.LARGEST_BATCH)]
-    expected = ["bright" if index % 3 else "dark" for index in range(2 * client.LARGEST_BATCH)]
-    for largest_bytes in (client.LARGEST_BATCH_BYTES, 3 * len(png(WHITE))):
-        monkeypatch.setattr(client, "LARGEST_BATCH_BYTES", largest_bytes)
+    images = [WHITE if index % 3 else BLACK for index in range(2 * batches.LARGEST_BATCH)]
+    expected = ["bright" if index % 3 else "dark" for index in range(2 * batches.LARGEST_BATCH)]
+    for largest_bytes in (batches.LARGEST_BATCH_BYTES, 3 * len(png(WHITE))):
+        monkeypatch.setattr(batches, "LARGEST_BATCH_BYTES", largest_bytes)
         with Client(address) as stn:
             *outcomes, last = stn.predict_many([*images, b"a bad one, alone in the last request"])
         assert [outcome.label for outcome in outcomes if isinstance(outcome, Prediction)] == expected

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&stn_serve/proto/image_prediction.proto\x12\x06stn.v1\"\x88\x01\n\x0ePredictRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\n\n\x02id\x18\x03 \x01(\t\x12\x0e\n\x06images\x18\x04 \x03(\x0c\x12\r\n\x05top_k\x18\x05 \x01(\r\x12\r\n\x05\x63rops\x18\x06 \x01(\x08\x12\x11\n\tcrop_side\x18\x07 \x01(\r\"\x8c\x01\n\x0fPredictResponse\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\n\n\x02id\x18\x03 \x01(\t\x12$\n\x07results\x18\x04 \x03(\x0b\x32\x13.stn.v1.ImageResult\x12\x1c\n\x05\x65rror\x18\x05 \x01(\x0b\x32\r.stn.v1.Error\"b\n\x0bImageResult\x12(\n\nprediction\x18\x01 \x01(\x0b\x32\x12.stn.v1.PredictionH\x00\x12\x1e\n\x05\x65rror\x18\x02 \x01(\x0b\x32\r.stn.v1.ErrorH\x00\x42\t\n\x07outcome\"&\n\x05\x45rror\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\"\xcd\x01\n\nPrediction\x12\x13\n\x0bimage_width\x18\x01 \x01(\r\x12\x14\n\x0cimage_height\x18\x02 \x01(\r\x12)\n\x07\x63lasses\x18\x03 \x03(\x0b\x32\x18.stn.v1.ClassProbability\x12%\n\ntransforms\x18\x04 \x03(\x0b\x32\x11.stn.v1.Transform\x12\x1e\n\tinput_box\x18\x05 \x01(\x0b\x32\x0b.stn.v1.Box\x12\"\n\x08sequence\x18\x06 \x01(\x0b\x32\x10.stn.v1.Sequence\"R\n\x08Sequence\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x13\n\x0bprobability\x18\x02 \x01(\x02\x12#\n\tpositions\x18\x03 \x03(\x0b\x32\x10.stn.v1.Position\"5\n\x08Position\x12)\n\x07\x63lasses\x18\x01 \x03(\x0b\x32\x18.stn.v1.ClassProbability\"?\n\x03\x42ox\x12\x0c\n\x04left\x18\x01 \x01(\x02\x12\x0b\n\x03top\x18\x02 \x01(\x02\x12\r\n\x05right\x18\x03 \x01(\x02\x12\x0e\n\x06\x62ottom\x18\x04 \x01(\x02\"E\n\x10\x43lassProbability\x12\r\n\x05index\x18\x01 \x01(\r\x12\r\n\x05label\x18\x02 \x01(\t\x12\x13\n\x0bprobability\x18\x03 \x01(\x02\"\x86\x02\n\tTransform\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\r\n\x05place\x18\x03 \x01(\t\x12\r\n\x05theta\x18\x04 \x03(\x02\x12\x13\n\x0btheta_shape\x18\x05 \x03(\r\x12\x1b\n\x04quad\x18\x06 \x03(\x0b\x32\r.stn.v1.Point\x12\x1e\n\x07outline\x18\x07 \x03(\x0b\x32\r.stn.v1.Point\x12\x1a\n\x04pose\x18\x08 \x01(\x0b\x32\x0c.stn.v1.Pose\x12\x14\n\x0coutput_width\x18\t \x01(\r\x12\x15\n\routput_height\x18\n \x01(\r\x12\x16\n\x0eregularization\x18\x0b \x01(\x02\x12\x0c\n\x04\x63rop\x18\x0c \x01(\x0c\"\x1d\n\x05Point\x12\t\n\x01x\x18\x01 \x01(\x02\x12\t\n\x01y\x18\x02 \x01(\x02\"~\n\x04Pose\x12\x18\n\x10rotation_degrees\x18\x01 \x01(\x02\x12\r\n\x05scale\x18\x02 \x03(\x02\x12\r\n\x05shear\x18\x03 \x01(\x02\x12\x13\n\x0btranslation\x18\x04 \x03(\x02\x12\x13\n\x0b\x64\x65terminant\x18\x05 \x01(\x02\x12\x14\n\x0cinside_ratio\x18\x06 \x01(\x02\x32\x93\x01\n\x0fImagePrediction\x12:\n\x07Predict\x12\x16.stn.v1.PredictRequest\x1a\x17.stn.v1.PredictResponse\x12\x44\n\rPredictStream\x12\x16.stn.v1.PredictRequest\x1a\x17.stn.v1.PredictResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&stn_serve/proto/image_prediction.proto\x12\x06stn.v1\"\x88\x01\n\x0ePredictRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\n\n\x02id\x18\x03 \x01(\t\x12\x0e\n\x06images\x18\x04 \x03(\x0c\x12\r\n\x05top_k\x18\x05 \x01(\r\x12\r\n\x05\x63rops\x18\x06 \x01(\x08\x12\x11\n\tcrop_side\x18\x07 \x01(\r\"\x8e\x01\n\x0fPredictResponse\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\n\n\x02id\x18\x03 \x01(\t\x12$\n\x07results\x18\x04 \x03(\x0b\x32\x13.stn.v1.ImageResult\x12\x1e\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x0f.stn.v1.Failure\"d\n\x0bImageResult\x12(\n\nprediction\x18\x01 \x01(\x0b\x32\x12.stn.v1.PredictionH\x00\x12 \n\x05\x65rror\x18\x02 \x01(\x0b\x32\x0f.stn.v1.FailureH\x00\x42\t\n\x07outcome\"(\n\x07\x46\x61ilure\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\"\xcd\x01\n\nPrediction\x12\x13\n\x0bimage_width\x18\x01 \x01(\r\x12\x14\n\x0cimage_height\x18\x02 \x01(\r\x12)\n\x07\x63lasses\x18\x03 \x03(\x0b\x32\x18.stn.v1.ClassProbability\x12%\n\ntransforms\x18\x04 \x03(\x0b\x32\x11.stn.v1.Transform\x12\x1e\n\tinput_box\x18\x05 \x01(\x0b\x32\x0b.stn.v1.Box\x12\"\n\x08sequence\x18\x06 \x01(\x0b\x32\x10.stn.v1.Sequence\"R\n\x08Sequence\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x13\n\x0bprobability\x18\x02 \x01(\x02\x12#\n\tpositions\x18\x03 \x03(\x0b\x32\x10.stn.v1.Position\"5\n\x08Position\x12)\n\x07\x63lasses\x18\x01 \x03(\x0b\x32\x18.stn.v1.ClassProbability\"?\n\x03\x42ox\x12\x0c\n\x04left\x18\x01 \x01(\x02\x12\x0b\n\x03top\x18\x02 \x01(\x02\x12\r\n\x05right\x18\x03 \x01(\x02\x12\x0e\n\x06\x62ottom\x18\x04 \x01(\x02\"E\n\x10\x43lassProbability\x12\r\n\x05index\x18\x01 \x01(\r\x12\r\n\x05label\x18\x02 \x01(\t\x12\x13\n\x0bprobability\x18\x03 \x01(\x02\"\x86\x02\n\tTransform\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\r\n\x05place\x18\x03 \x01(\t\x12\r\n\x05theta\x18\x04 \x03(\x02\x12\x13\n\x0btheta_shape\x18\x05 \x03(\r\x12\x1b\n\x04quad\x18\x06 \x03(\x0b\x32\r.stn.v1.Point\x12\x1e\n\x07outline\x18\x07 \x03(\x0b\x32\r.stn.v1.Point\x12\x1a\n\x04pose\x18\x08 \x01(\x0b\x32\x0c.stn.v1.Pose\x12\x14\n\x0coutput_width\x18\t \x01(\r\x12\x15\n\routput_height\x18\n \x01(\r\x12\x16\n\x0eregularization\x18\x0b \x01(\x02\x12\x0c\n\x04\x63rop\x18\x0c \x01(\x0c\"\x1d\n\x05Point\x12\t\n\x01x\x18\x01 \x01(\x02\x12\t\n\x01y\x18\x02 \x01(\x02\"~\n\x04Pose\x12\x18\n\x10rotation_degrees\x18\x01 \x01(\x02\x12\r\n\x05scale\x18\x02 \x03(\x02\x12\r\n\x05shear\x18\x03 \x01(\x02\x12\x13\n\x0btranslation\x18\x04 \x03(\x02\x12\x13\n\x0b\x64\x65terminant\x18\x05 \x01(\x02\x12\x14\n\x0cinside_ratio\x18\x06 \x01(\x02\x32\x93\x01\n\x0fImagePrediction\x12:\n\x07Predict\x12\x16.stn.v1.PredictRequest\x1a\x17.stn.v1.PredictResponse\x12\x44\n\rPredictStream\x12\x16.stn.v1.PredictRequest\x1a\x17.stn.v1.PredictResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,27 +34,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PREDICTREQUEST']._serialized_start=51
   _globals['_PREDICTREQUEST']._serialized_end=187
   _globals['_PREDICTRESPONSE']._serialized_start=190
-  _globals['_PREDICTRESPONSE']._serialized_end=330
-  _globals['_IMAGERESULT']._serialized_start=332
-  _globals['_IMAGERESULT']._serialized_end=430
-  _globals['_ERROR']._serialized_start=432
-  _globals['_ERROR']._serialized_end=470
-  _globals['_PREDICTION']._serialized_start=473
-  _globals['_PREDICTION']._serialized_end=678
-  _globals['_SEQUENCE']._serialized_start=680
-  _globals['_SEQUENCE']._serialized_end=762
-  _globals['_POSITION']._serialized_start=764
-  _globals['_POSITION']._serialized_end=817
-  _globals['_BOX']._serialized_start=819
-  _globals['_BOX']._serialized_end=882
-  _globals['_CLASSPROBABILITY']._serialized_start=884
-  _globals['_CLASSPROBABILITY']._serialized_end=953
-  _globals['_TRANSFORM']._serialized_start=956
-  _globals['_TRANSFORM']._serialized_end=1218
-  _globals['_POINT']._serialized_start=1220
-  _globals['_POINT']._serialized_end=1249
-  _globals['_POSE']._serialized_start=1251
-  _globals['_POSE']._serialized_end=1377
-  _globals['_IMAGEPREDICTION']._serialized_start=1380
-  _globals['_IMAGEPREDICTION']._serialized_end=1527
+  _globals['_PREDICTRESPONSE']._serialized_end=332
+  _globals['_IMAGERESULT']._serialized_start=334
+  _globals['_IMAGERESULT']._serialized_end=434
+  _globals['_FAILURE']._serialized_start=436
+  _globals['_FAILURE']._serialized_end=476
+  _globals['_PREDICTION']._serialized_start=479
+  _globals['_PREDICTION']._serialized_end=684
+  _globals['_SEQUENCE']._serialized_start=686
+  _globals['_SEQUENCE']._serialized_end=768
+  _globals['_POSITION']._serialized_start=770
+  _globals['_POSITION']._serialized_end=823
+  _globals['_BOX']._serialized_start=825
+  _globals['_BOX']._serialized_end=888
+  _globals['_CLASSPROBABILITY']._serialized_start=890
+  _globals['_CLASSPROBABILITY']._serialized_end=959
+  _globals['_TRANSFORM']._serialized_start=962
+  _globals['_TRANSFORM']._serialized_end=1224
+  _globals['_POINT']._serialized_start=1226
+  _globals['_POINT']._serialized_end=1255
+  _globals['_POSE']._serialized_start=1257
+  _globals['_POSE']._serialized_end=1383
+  _globals['_IMAGEPREDICTION']._serialized_start=1386
+  _globals['_IMAGEPREDICTION']._serialized_end=1533
 # @@protoc_insertion_point(module_scope)
