@@ -155,13 +155,10 @@ def _requested_output(output: Fields, shared_memory: SharedMemory) -> RequestedO
 
 
 def _output(output: OutputTensor, binary: bool, raw: list[bytes]) -> dict[str, Any]:
-    """The JSON of an output; raw bytes are appended to `raw` instead."""
+    """The JSON of an output: with its data, with none if it lies in shared memory, or its raw bytes go to `raw`."""
     tensor: dict[str, Any] = {"name": output.name, "datatype": output.datatype, "shape": output.array.shape}
     if output.span:
-        parameters: dict[str, object] = {"shared_memory_region": output.span.region.name}
-        if output.span.offset:
-            parameters["shared_memory_offset"] = output.span.offset
-        return tensor | {"parameters": parameters | {"shared_memory_byte_size": output.span.nbytes}}
+        return tensor
     if binary:
         raw.append(to_raw(output.array))
         return tensor | {"parameters": {"binary_data_size": len(raw[-1])}}

@@ -139,7 +139,10 @@ class Inference:
         try:
             return [self.registry.find(name, version)] if version else self.registry.find_all(name)
         except NotFound as error:
-            raise InvalidRequest(f"requested model '{name}' is not available") from error
+            what = (
+                f"model version is not available for model '{name}'" if version else f"model '{name}' is not available"
+            )
+            raise InvalidRequest(f"requested {what}") from error
 
 
 def _tensor_metadata(spec: TensorSignature) -> service_pb2.ModelMetadataResponse.TensorMetadata:
