@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import orjson
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from stn_serve.client import DEFAULT_ADDRESS, Client
 from stn_serve.drawing import captioned, contact_sheet
@@ -52,7 +54,7 @@ def predict(
             b"\n".join(orjson.dumps(_document(*answer), option=orjson.OPT_SERIALIZE_NUMPY) for answer in answers)
         )
     else:
-        Console().print(_table(answers))
+        Console(markup=False).print(table(answers))  # files and labels may hold brackets
     if draw:
         _draw(draw, answers)
     _report_errors(answers)
@@ -65,37 +67,48 @@ def _document(path: Path, outcome: Prediction | ServingError) -> dict[str, objec
     return summary | asdict(outcome)
 
 
-def _table(answers: Sequence[Answer]) -> Table:
-    table = Table("image", "label", "probability", "transformer", "rotation", "scale", "where it looked")
+def table(answers: Sequence[Answer]) -> Table:
+    """Fits a terminal of 80 columns: long names go on in the next line, names of transformers stand where needed."""
+    predictions = [outcome for _, outcome in answers if isinstance(outcome, Prediction)]
+    several = any(len(prediction.transforms) > 1 for prediction in predictions)
+    lines = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for heading in ("image", "label"):
+        lines.add_column(heading, overflow="fold")
+    for heading in ("prob.", *["by"] * several, "turned", "scale", "around x, y", "outside"):
+        lines.add_column(heading, no_wrap=True)
     for path, outcome in answers:
         if isinstance(outcome, ServingError):
-            table.add_row(path.name, "[red]error")
+            lines.add_row(path.name, Text("error", "red"))
         else:
-            table.add_row(path.name, *_classes(outcome), *_looks(outcome.transforms))
-    return table
+            for row in _rows(path.name, outcome, several):
+                lines.add_row(*row)
+    return lines
 
 
-def _classes(prediction: Prediction) -> tuple[str, str]:
-    """Label and probability, one line for each class."""
-    return "\n".join(prediction.labels), "\n".join(f"{probability:.1%}" for probability in prediction.probabilities)
+def _rows(name: str, prediction: Prediction, several: bool) -> Iterator[tuple[str, ...]]:
+    """A line for each class and transformer, side by side."""
+    probabilities = [f"{probability:.1%}" for probability in prediction.probabilities]
+    classes = list(zip(prediction.labels, probabilities, strict=True))
+    looks = [((transform.name,) * several) + _look(transform) for transform in prediction.transforms]
+    for number in range(max(len(classes), len(looks))):
+        yield (
+            name if number == 0 else "",
+            *(classes[number] if number < len(classes) else ("", "")),
+            *(looks[number] if number < len(looks) else ()),
+        )
 
 
-def _looks(transforms: Sequence[Transform]) -> tuple[str, str, str, str]:
-    """Name, rotation, scale and place, one line for each transformer."""
-    return (
-        "\n".join(transform.name for transform in transforms),
-        "\n".join(f"{round(transform.pose.rotation_degrees, 1) + 0.0:+.1f}°" for transform in transforms),
-        "\n".join(" x ".join(f"{scale:.2f}" for scale in transform.pose.scale) for transform in transforms),
-        "\n".join(_where(transform) for transform in transforms),
-    )
-
-
-def _where(transform: Transform) -> str:
+def _look(transform: Transform) -> tuple[str, str, str, str]:
     if not transform.quad.size:
-        return "nowhere: theta is not finite"
+        return "-", "-", "nowhere", "-"
     x, y = transform.quad.mean(axis=0)
-    outside = 1 - transform.pose.inside_ratio
-    return f"around ({x:.0f}, {y:.0f})" + (f", {outside:.0%} of it outside" if outside >= 0.005 else "")
+    pose = transform.pose
+    return (
+        f"{round(pose.rotation_degrees, 1) + 0.0:+.1f}°",
+        " ".join(f"{scale:.2f}" for scale in pose.scale),
+        f"{x:.0f}, {y:.0f}",
+        f"{1 - pose.inside_ratio:.0%}",
+    )
 
 
 def _draw(target: Path, answers: Sequence[Answer]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from io import BytesIO
 from math import nan
 from typing import TYPE_CHECKING, Self
 
@@ -51,6 +52,8 @@ class Transform:
     """Height and width of the map that the transformer produces."""
     regularization: float = 0.0
     """Of a thin plate spline."""
+    crop: Image.Image | None = field(default=None, repr=False)
+    """What the transformer saw, where crops were asked for; None where theta is not finite."""
 
     @classmethod
     def from_message(cls, message: pb.Transform) -> Self:
@@ -65,7 +68,16 @@ class Transform:
             pose=_pose(message.pose) if message.HasField("pose") else NO_POSE,
             output_size=(message.output_height, message.output_width),
             regularization=message.regularization,
+            crop=Image.open(BytesIO(message.crop), formats=("PNG",)) if message.crop else None,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """One character of a sequence; both as of `Prediction`. An empty label means that nothing stands there."""
+
+    labels: tuple[str, ...]
+    probabilities: tuple[float, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -73,7 +85,7 @@ class Prediction:
     """Classes and transformations of one image."""
 
     labels: tuple[str, ...]
-    """The most probable first, as many as were asked for."""
+    """The most probable first, as many as were asked for. Of a model that reads a sequence: its whole text."""
     probabilities: tuple[float, ...]
     transforms: tuple[Transform, ...]
     """One for each spatial transformer of the model."""
@@ -83,14 +95,20 @@ class Prediction:
     """The part of the image that the model's input covers; the [-1, 1] of every theta refers to it."""
     model_name: str
     model_version: str
+    positions: tuple[Position, ...] = ()
+    """Of a model that reads a sequence, such as a house number."""
 
     @classmethod
     def from_message(cls, message: pb.Prediction, model_name: str, model_version: str) -> Self:
         """Take over the server's answer."""
-        box = message.input_box
+        box, sequence = message.input_box, message.sequence
+        is_text = message.HasField("sequence")
         return cls(
-            labels=tuple(entry.label for entry in message.classes),
-            probabilities=tuple(entry.probability for entry in message.classes),
+            labels=(sequence.text,) if is_text else _labels(message.classes),
+            probabilities=(sequence.probability,) if is_text else _probabilities(message.classes),
+            positions=tuple(
+                Position(_labels(position.classes), _probabilities(position.classes)) for position in sequence.positions
+            ),
             transforms=tuple(Transform.from_message(transform) for transform in message.transforms),
             image_size=(message.image_height, message.image_width),
             input_box=Box(box.left, box.top, box.right, box.bottom),
@@ -164,6 +182,14 @@ class Prediction:
                 f"the prediction is about one of {width} x {height}"
             )
         return opened
+
+
+def _labels(classes: Iterable[pb.ClassProbability]) -> tuple[str, ...]:
+    return tuple(entry.label for entry in classes)
+
+
+def _probabilities(classes: Iterable[pb.ClassProbability]) -> tuple[float, ...]:
+    return tuple(entry.probability for entry in classes)
 
 
 def _pose(message: pb.Pose) -> Pose:

@@ -3,14 +3,19 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 from served import Served
 
 from stn_serve.cli import main
+from stn_serve.poses import Box, pose, source_quad
+from stn_serve.predict import table
+from stn_serve.prediction import Prediction, Transform
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -18,7 +23,7 @@ Run = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Run `stn predict` and return exit code, stdout and stderr."""
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "80")
 
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["stn", "predict", *map(str, arguments)])
@@ -41,8 +46,54 @@ def images(tmp_path: Path) -> list[Path]:
 def test_a_table_of_answers(run: Run, images: list[Path], vision_server: Served) -> None:
     code, out, err = run(*images, "--url", vision_server.grpc)
     assert (code, err) == (0, "")
-    for said in ("white.png", "bright", "99.3%", "black.png", "dark", "look", "0.50 x 0.50", "around (25, 10)"):
-        assert said in out
+    white = next(line for line in out.splitlines() if "white.png" in line)
+    assert white.split() == ["white.png", "bright", "99.3%", "+0.0°", "0.50", "0.50", "25,", "10", "0%"]
+    assert "black.png  dark" in out
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_nothing_is_cut_off_in_80_columns(run: Run, tmp_path: Path, vision_server: Served) -> None:
+    long = tmp_path / f"{'a very long name ' * 4}[2].png"
+    Image.new("L", (4000, 3000), 255).save(long)
+    code, out, _ = run(long, "--url", vision_server.grpc, "--top-k", 3)
+    assert code == 0
+    assert max(map(len, out.splitlines())) <= 80
+    first = "".join(line[:25].split("  ")[0].strip() for line in out.splitlines() if not line.strip().startswith("─"))
+    assert long.name.replace(" ", "") in first.replace(" ", "")
+    assert "2500, 1500" in out
+    assert "…" not in out
+
+
+def test_names_stand_where_there_are_several_transformers() -> None:
+    box = Box(0, 0, 8, 8)
+    theta = np.eye(2, 3)
+    transforms = tuple(
+        Transform(
+            name=name,
+            kind="affine",
+            place="image",
+            theta=theta,
+            quad=source_quad(theta, box) if name == "head" else np.zeros((0, 2)),
+            outline=np.zeros((0, 2)),
+            pose=pose(theta, box),
+            output_size=(4, 4),
+        )
+        for name in ("head", "body")
+    )
+    prediction = Prediction(
+        labels=("owl",),
+        probabilities=(1.0,),
+        transforms=transforms,
+        image_size=(8, 8),
+        input_box=box,
+        model_name="birds",
+        model_version="1",
+    )
+    console = Console(width=80, record=True, file=StringIO())
+    console.print(table([(Path("owl.png"), prediction)]))
+    *_, head, body = (line.split() for line in console.export_text().splitlines() if line.strip())
+    assert head == ["owl.png", "owl", "100.0%", "head", "+0.0°", "1.00", "1.00", "4,", "4", "0%"]
+    assert body == ["body", "-", "-", "nowhere", "-"]
 
 
 def test_over_http_with_more_classes(run: Run, images: list[Path], vision_server: Served) -> None:
