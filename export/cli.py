@@ -14,7 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from export.onnx_export import export_onnx
-from export.parity import TOLERANCES, Images, ParityError, ParityReport, ParityRow, measure_parity
+from export.parity import TOLERANCES, ParityError, ParityReport, ParityRow, measure_parity
+from export.parity_cases import Images
+from export.parity_picture import draw_worst
 from export.provenance import provenance
 from export.repository import DEFAULT_MAX_BATCH_SIZE, MODEL_FILE, draft
 from training.checkpoint import Checkpoint, load_checkpoint
@@ -98,6 +100,9 @@ def export_checkpoint(
         if parity.failures:
             raise ParityError(parity)
         (entry.version_directory / "parity.json").write_text(parity.to_json())
+        picture = draw_worst(network, entry.directory, entry.version, config, images)
+        if picture:
+            picture.save(entry.version_directory / "parity.png")
         (entry.version_directory / "provenance.json").write_text(provenance(trained, model))
         path = entry.publish()
     console.print(f"Published [bold]{path}[/].")

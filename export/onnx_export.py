@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -15,10 +16,12 @@ import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor, nn
 
-from export.graph_contract import BATCH, GraphContract, SamplerAttributes
+from export.graph_contract import BATCH, GraphContract
+from export.half_precision import halve
+from export.sampler_calls import SamplerCalls
 from stn_serve.metadata import METADATA_KEY, Color, ControlGrid, InputImage, ModelMetadata, Transformer, TransformKind
 from training.models.network import Answer, Network, PlacedTransformer
-from training.stn import Sampler, ThinPlateSpline, Transform
+from training.stn import ThinPlateSpline, Transform
 
 COLORS: dict[int, Color] = {1: "gray", 3: "rgb"}
 
@@ -37,9 +40,10 @@ class Servable(nn.Module):
     has transformers, theta `[N, S, ...]`.
     """
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.network = network
+        self.dtype = dtype
         self.eval()
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
@@ -47,17 +51,19 @@ class Servable(nn.Module):
         channels, height, width = self.network.input_size
         # With one channel both layouts are the same bytes: a reshape costs nothing, a transpose a copy.
         planes = image.reshape(-1, 1, height, width) if channels == 1 else image.permute(0, 3, 1, 2)
-        answer: Answer = self.network(planes.float() / 255)
-        return (answer.logits,) if answer.theta is None else (answer.logits, answer.theta)
+        answer: Answer = self.network((planes.float() / 255).to(self.dtype))
+        outputs = (answer.logits,) if answer.theta is None else (answer.logits, answer.theta)
+        return tuple(output.float() for output in outputs)
 
 
-def export_onnx(network: Network, labels: Sequence[str], path: Path) -> GraphContract:
+def export_onnx(network: Network, labels: Sequence[str], path: Path, *, half: bool = False) -> GraphContract:
     """Write a network, in evaluation mode and on the CPU, as an ONNX file, and check what was written.
 
     Args:
         network: what to export.
         labels: names of the classes.
         path: the file.
+        half: compute in float16 but for grids, thetas and outputs (see `export.half_precision`).
 
     Returns:
         What the graph promises, and was found to keep.
@@ -69,8 +75,11 @@ def export_onnx(network: Network, labels: Sequence[str], path: Path) -> GraphCon
     contract = describe(network, labels)
     _, height, width = network.input_size
     example = torch.zeros(2, height, width, contract.metadata.input.channels, dtype=torch.uint8)
-    model = _trace(Servable(network), example, contract)
+    distinct = _with_distinct_heads(network)
+    servable = Servable(halve(distinct), torch.float16) if half else Servable(distinct)
+    model = _trace(servable, example, contract)
     _tidy(model, contract)
+    _restore_heads(model, network)
     onnx_ir.save(model, path)
     contract.check(onnx.load(path))
     return contract
@@ -85,7 +94,7 @@ def describe(network: Network, labels: Sequence[str]) -> GraphContract:
     channels, height, width = network.input_size
     if channels not in COLORS:
         raise ExportError(f"the network takes {channels} channels, expected 1 (gray) or 3 (RGB)")
-    with torch.no_grad():
+    with torch.no_grad(), SamplerCalls() as sampling:
         answer = network(torch.zeros(2, channels, height, width))
     placed = network.transformers()
     _check_answer(answer, placed, labels)
@@ -99,9 +108,9 @@ def describe(network: Network, labels: Sequence[str]) -> GraphContract:
         control_grid=_control_grid(transform),
     )
     return GraphContract(
-        dimensions=transform.dimensions if transform else 2,
+        dimensions=max((call.dimensions for call in sampling.calls), default=2),
         outputs={name: tuple(output.shape[1:]) for name, output in answer._asdict().items() if output is not None},
-        samplers=frozenset(_sampler_attributes(transformer.module.sampler) for transformer in placed),
+        samplers=frozenset(call.attributes for call in sampling.calls),
         metadata=metadata,
     )
 
@@ -133,9 +142,30 @@ def _control_grid(transform: Transform | None) -> ControlGrid | None:
     return ControlGrid(size=transform.control_size, regularization=transform.regularization)
 
 
-def _sampler_attributes(sampler: Sampler) -> SamplerAttributes:
-    padding = "zeros" if sampler.padding == "fill" else sampler.padding
-    return SamplerAttributes(mode=sampler.mode, padding=padding)
+def _with_distinct_heads(network: Network) -> Network:
+    """A copy with random regression layers: the exporter merges weights that are equal, and drops biases of zero.
+
+    Those of untrained transformers are both, and then no theta could be forced to prove that they work.
+    """
+    distinct = copy.deepcopy(network)
+    random = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name in _heads(network):
+            for parameter in distinct.get_submodule(name).parameters():
+                parameter.uniform_(generator=random)
+    return distinct
+
+
+def _restore_heads(model: onnx_ir.Model, network: Network) -> None:
+    weights = network.state_dict()
+    for name in _heads(network):
+        for key in (f"{name}.weight", f"{name}.bias"):
+            model.graph.initializers[key].const_value = onnx_ir.tensor(weights[key].numpy().copy(), name=key)
+
+
+def _heads(network: Network) -> list[str]:
+    heads = {placed.module.head for placed in network.transformers()}
+    return [name for name, module in network.named_modules() if module in heads]
 
 
 def _trace(servable: Servable, example: Tensor, contract: GraphContract) -> onnx_ir.Model:

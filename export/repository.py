@@ -4,6 +4,7 @@ NAME/config.pbtxt            the serving configuration, shared by all versions
 NAME/labels.txt
 NAME/VERSION/model.onnx
 NAME/VERSION/parity.json     how far it is from PyTorch
+NAME/VERSION/parity.png      the same to look at
 NAME/VERSION/provenance.json where it comes from
 """
 

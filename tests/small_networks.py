@@ -34,6 +34,7 @@ from training.stn import (
     ThinPlateSpline,
     Transform,
     Translation,
+    compose,
     tile,
 )
 
@@ -116,6 +117,28 @@ class SequenceNetwork(Network):
         return [PlacedTransformer(name, "image", self.looks) for name in ("left", "right")]
 
 
+class SeriesNetwork(Network):
+    """Two separate transformers, one on what the other saw, both untrained: their regression layers are equal."""
+
+    input_size = (1, 14, 12)
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = SpatialTransformer(FullyConnectedLocalization(self.input_size, (8,)), Affine((14, 12)))
+        self.second = SpatialTransformer(FullyConnectedLocalization(self.input_size, (8,)), Affine((14, 12)))
+        self.classifier = nn.Linear(14 * 12, len(LABELS))
+        self.eval()
+
+    def forward(self, images: Tensor) -> Answer:
+        warped, outer = self.first(images)
+        warped, inner = self.second(warped)
+        return Answer(self.classifier(warped.flatten(1)), torch.stack([outer, compose(outer, inner)], dim=1))
+
+    def transformers(self) -> list[PlacedTransformer]:
+        return [PlacedTransformer("first", "image", self.first), PlacedTransformer("second", "crop", self.second)]
+
+
 NETWORKS: dict[str, Callable[[], Network]] = {
     "none": lambda: SmallNetwork(None),
     "translation": lambda: SmallNetwork(Translation(SIZE, scale=0.5)),
@@ -130,6 +153,7 @@ NETWORKS: dict[str, Callable[[], Network]] = {
     "supersampled": lambda: SmallNetwork(Affine(SIZE), Sampler(padding="fill", fill=0.5, supersample=2)),
     "colour": lambda: SmallNetwork(Affine(SIZE), input_size=(3, 14, 12)),
     "sequence": SequenceNetwork,
+    "series": SeriesNetwork,
 }
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from rich.console import Console
 
 from export.cli import export_checkpoint
-from export.parity import TOLERANCES, ParityError, Tolerance
+from export.parity import TOLERANCES, ParityError
 from stn_serve.cli import main
 from stn_serve.registry import ModelRegistry
 from training.checkpoint import Checkpoint, build_network, save_checkpoint
@@ -50,6 +51,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_export_says_what_it_does(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     repository = tmp_path / "made" / "repository"
     run(monkeypatch, str(checkpoint), "--repository", str(repository), "--name", "digits", "--max-batch-size", "9")
     output, errors = capsys.readouterr()
@@ -57,6 +59,11 @@ def test_export_says_what_it_does(
     assert "recipe 'small', epoch 2" in output
     assert all(check in output for check in ("real", "noise", "half_pixel", "far", "out_of_range", "non_finite"))
     assert "failed" not in output
+    table = output[output.index("Parity with PyTorch") : output.index("Published")].splitlines()
+    assert max(map(len, table)) <= 80
+    assert [line.split()[0] for line in table if line.rstrip().endswith("ok")] == [
+        *(2 * ["real"] + 2 * ["noise"] + 2 * ["half_pixel"] + 2 * ["far"] + 2 * ["out_of_range"] + 2 * ["non_finite"])
+    ]
     assert f"Published {repository / 'digits' / '1'}." in output
     assert f"stn serve --model-repository {repository}" in output
     assert ModelRegistry.load(repository).find("digits").model.labels == DIGITS
@@ -65,7 +72,12 @@ def test_export_says_what_it_does(
 def test_provenance_and_parity_lie_beside_the_model(checkpoint: Path, tmp_path: Path) -> None:
     published = export_checkpoint(checkpoint, tmp_path, "digits", max_batch_size=3)
     assert (published.path, published.version) == (tmp_path / "digits" / "1", 1)
-    assert sorted(path.name for path in published.path.iterdir()) == ["model.onnx", "parity.json", "provenance.json"]
+    assert sorted(path.name for path in published.path.iterdir()) == [
+        "model.onnx",
+        "parity.json",
+        "parity.png",
+        "provenance.json",
+    ]
     assert json.loads((published.path / "parity.json").read_text()) == json.loads(published.parity.to_json())
     provenance = json.loads((published.path / "provenance.json").read_text())
     assert provenance["recipe"]["name"] == "small"
@@ -80,7 +92,7 @@ def test_what_fails_the_proof_is_not_published(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Held against a tolerance that no runtime can keep."""
-    tolerance = Tolerance(error=0.0, top_class_agreement=1.0, displacement_px=0.0)
+    tolerance = replace(TOLERANCES["fp32"], error=0.0)
     monkeypatch.setitem(TOLERANCES, "fp32", tolerance)
     page = StringIO()
     with pytest.raises(ParityError, match=r"real \(batch \d\): logits is off by .*, 0 allowed"):
