@@ -69,6 +69,70 @@ def publish_vision(repository: Path, name: str = "vision") -> Path:
     return publish(repository, name, vision(), VISION_CONFIG)
 
 
+SPOT_CONFIG = """
+backend: "onnxruntime"
+max_batch_size: 4
+input [{ name: "image" data_type: TYPE_UINT8 dims: [64, 64, 1] }]
+output [
+  { name: "logits" data_type: TYPE_FP32 dims: [2] },
+  { name: "theta" data_type: TYPE_FP32 dims: [1, 2, 3] }
+]
+dynamic_batching { }
+instance_group [{ kind: KIND_CPU count: 1 }]
+"""
+
+SPOT_SCALE = 0.1
+
+
+def publish_spot(repository: Path) -> Path:
+    """A model that looks at the centroid of what is bright, with a tenth of the image's sides."""
+    return publish(repository, "spot", spot(), SPOT_CONFIG)
+
+
+def spot() -> onnx.ModelProto:
+    """Theta `[batch, 1, 2, 3]` of an attention transform to the centroid of brightness; the logits mean nothing."""
+    centres = ((np.arange(64, dtype=np.float32) + 0.5) / 32 - 1).reshape(64, 1)
+    model = build(
+        [
+            helper.make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
+            helper.make_node("ReduceSum", ["pixels", "axes"], ["total"], keepdims=0),
+            helper.make_node("Mul", ["pixels", "xs"], ["x_weighted"]),
+            helper.make_node("ReduceSum", ["x_weighted", "axes"], ["x_sum"], keepdims=0),
+            helper.make_node("Div", ["x_sum", "total"], ["x"]),
+            helper.make_node("Mul", ["pixels", "ys"], ["y_weighted"]),
+            helper.make_node("ReduceSum", ["y_weighted", "axes"], ["y_sum"], keepdims=0),
+            helper.make_node("Div", ["y_sum", "total"], ["y"]),
+            helper.make_node("Mul", ["x", "zero"], ["none"]),
+            helper.make_node("Add", ["none", "side"], ["scale"]),
+            helper.make_node("Concat", ["scale", "none", "x", "none", "scale", "y"], ["row"], axis=1),
+            helper.make_node("Reshape", ["row", "shape"], ["theta"]),
+            helper.make_node("Concat", ["x", "y"], ["logits"], axis=1),
+        ],
+        inputs=[helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", 64, 64, 1])],
+        outputs=[
+            helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 2]),
+            helper.make_tensor_value_info("theta", TensorProto.FLOAT, ["batch", 1, 2, 3]),
+        ],
+        constants={
+            "axes": np.array([1, 2]),
+            "xs": centres[None, None],
+            "ys": centres[None, :, None],
+            "zero": np.float32(0),
+            "side": np.float32(SPOT_SCALE),
+            "shape": np.array([-1, 1, 2, 3]),
+        },
+    )
+    metadata = ModelMetadata(
+        task="classification",
+        labels=("right", "below"),
+        input=InputImage(height=64, width=64, color="gray"),
+        transform="attention",
+        transformers=(Transformer(name="look", place="image", output_size=(16, 16)),),
+    )
+    helper.set_model_props(model, {METADATA_KEY: metadata.to_json()})
+    return model
+
+
 def ident() -> onnx.ModelProto:
     """Logits `[batch, 10]`: the first ten numbers of the image."""
     constants = {"flat": [0, -1], "start": [0], "end": [10], "axis": [1]}

@@ -182,6 +182,43 @@ def test_bombs_are_refused_by_their_header(side: int) -> None:
         decode(png_header(side, side) + pixels, "rgb")
 
 
+def countless_jpeg_markers() -> bytes:
+    data = encoded(gradient(), "JPEG")
+    return data[:2] + b"\xff\xe5\x00\x02" * 200_000 + data[2:]
+
+
+def png_with(*chunks: bytes) -> bytes:
+    data = encoded(gradient())
+    return data[:33] + b"".join(chunks) + data[33:]
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        countless_jpeg_markers(),
+        png_with(chunk(b"teSt", b"") * 100_000),
+        png_with(*[chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2**20 - 9)))] * 60),
+    ],
+    ids=["jpeg markers", "png chunks", "inflated texts"],
+)
+def test_files_of_countless_parts_are_given_up(data: bytes) -> None:
+    """Each costs Pillow seconds before it has seen a pixel."""
+    with pytest.raises(InvalidRequest, match=r"broken header|compressed texts"):
+        decode(data, "rgb")
+
+
+def test_honest_extras_are_no_hindrance() -> None:
+    extras = [chunk(b"iTXt", b"a\0\1\0\0\0" + zlib.compress(b"x" * 1000)), chunk(b"teSt", bytes(9)) * 100]
+    assert decode(png_with(*extras), "rgb").shape == (16, 24, 3)
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (1000, 1000, 3), np.uint8))
+    for file_format in ("PNG", "JPEG", "WEBP", "BMP"):
+        assert decode(encoded(noise, file_format), "rgb").shape == (1000, 1000, 3)
+
+
 def test_limits_are_the_callers() -> None:
     data = encoded(gradient())
     with pytest.raises(PayloadTooLarge, match=f"{len(data)} bytes, more than the 10 allowed"):
