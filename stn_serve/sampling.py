@@ -37,11 +37,11 @@ def rectify_antialiased(
 ) -> NDArray[np.uint8]:
     """As `rectify`, with pixels averaged instead of skipped where the crop is coarser than the image.
 
-    First the image's are, as far as the finer side of the crop allows, then the crop's: so the time it takes hangs on
-    the size of the crop, and hardly on the image's.
+    First the image's are, until two lie in one of the crop along its finer side, then the crop's: so the time it takes
+    hangs on the size of the crop, and hardly on the image's.
     """
     rows, columns = _coarseness(theta, frame, size, regularization)
-    factor = min(int(rows), int(columns), *image.shape[:2])
+    factor = max(1, min(int(rows) // 2, int(columns) // 2, *image.shape[:2]))
     rows, columns = (min(ceil(coarseness / factor), MAX_OVERSAMPLING) for coarseness in (rows, columns))
     frame = Box(frame.left / factor, frame.top / factor, frame.right / factor, frame.bottom / factor)
     larger = (size[0] * rows, size[1] * columns)

@@ -19,7 +19,7 @@ def test_a_coarse_crop_averages_what_it_skips() -> None:
     assert np.ptp(rectify(stripes, np.eye(2, 3), FRAME, (21, 31))) > 200
 
 
-@pytest.mark.parametrize("factor", [1, 2, 5, 10])
+@pytest.mark.parametrize("factor", [1, 2, 4, 10])
 def test_the_whole_image_shrinks_as_pillow_shrinks_it(factor: int) -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (200, 300, 3), np.uint8)
     crop = rectify_antialiased(pixels, np.eye(2, 3), FRAME, (200 // factor, 300 // factor))

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import itertools
+import queue
+from base64 import b64decode
 from collections.abc import Iterator
 from io import BytesIO
 
 import grpc
+import httpx
 import numpy as np
 import pytest
 from onnx_models import VISION_METADATA
@@ -73,6 +77,89 @@ def test_a_request_that_cannot_be_answered(
         stub.Predict(request_)
     assert refused.value.code().name == code
     assert message in (refused.value.details() or "")
+
+
+@pytest.fixture
+def only_stub(vision_server: Served) -> Iterator[ImagePredictionStub]:
+    """To a server with one model."""
+    with grpc.insecure_channel(vision_server.grpc) as channel:
+        yield ImagePredictionStub(channel)  # type: ignore[no-untyped-call]  # generated
+
+
+def test_an_only_model_need_not_be_named(only_stub: ImagePredictionStub, vision_server: Served) -> None:
+    assert only_stub.Predict(PredictRequest(images=[png(255)])).model_name == "vision"
+    answer = httpx.post(f"http://{vision_server.http}/v1/predict?crops=true&crop_side=8", content=png(255)).json()
+    assert answer["model_name"] == "vision"
+    [transform] = answer["results"][0]["prediction"]["transforms"]
+    with Image.open(BytesIO(b64decode(transform["crop"]))) as crop:
+        assert (crop.format, crop.size, crop.getpixel((4, 4))) == ("PNG", (8, 8), 255)
+
+
+def test_one_of_several_must_be_named(stub: ImagePredictionStub) -> None:
+    with pytest.raises(grpc.RpcError) as refused:
+        stub.Predict(PredictRequest(images=[png(255)]))
+    assert refused.value.details() == (
+        "the request names no model, and the server has 2 models (ident, vision): say which"
+    )
+
+
+def test_crops_show_what_the_transformer_saw(stub: ImagePredictionStub) -> None:
+    """It looks at the middle of the right three quarters: 37.5 to 87.5 of 100 columns."""
+    pixels = np.zeros((60, 100), np.uint8)
+    pixels[15:45, 38:87] = 200
+    buffer = BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    request = PredictRequest(model_name="vision", images=[buffer.getvalue()] * 3, crops=True)
+    for result in stub.Predict(request).results:
+        with Image.open(BytesIO(result.prediction.transforms[0].crop)) as crop:
+            assert crop.size == (4, 4)
+            assert np.asarray(crop).min() > 160
+            assert np.asarray(crop)[1:-1, 1:-1].min() == 200
+    request.crops = False
+    assert not stub.Predict(request).results[0].prediction.transforms[0].crop
+
+
+def test_crops_are_bounded(stub: ImagePredictionStub) -> None:
+    with pytest.raises(grpc.RpcError, match="crop_side is 513, expected 0 to 512 pixels"):
+        stub.Predict(PredictRequest(model_name="vision", images=[png(0)], crops=True, crop_side=513))
+
+
+def test_a_stream_answers_every_request_in_order(stub: ImagePredictionStub) -> None:
+    levels = [0, 255, 128] * 40
+    requests = [
+        PredictRequest(model_name="vision", id=str(number), images=[png(level)], top_k=1)
+        for number, level in enumerate(levels)
+    ]
+    requests[7].model_name = "nope"
+    requests[8].images[0] = b"GIF89a"
+    requests[9].images.append(b"GIF89a")
+    responses = list(stub.PredictStream(iter(requests)))
+    assert [response.id for response in responses] == [request.id for request in requests]
+    assert responses[7].error.code == grpc.StatusCode.NOT_FOUND.value[0]
+    assert "got 6 bytes of a GIF" in responses[8].error.message
+    assert [result.WhichOneof("outcome") for result in responses[9].results] == ["prediction", "error"]
+    labels = {0: "dark", 255: "bright", 128: "medium"}
+    for level, response in list(zip(levels, responses, strict=True))[10:]:
+        assert response.results[0].prediction.classes[0].label == labels[level]
+        assert not response.HasField("error")
+
+
+def test_a_stream_answers_before_the_next_request(stub: ImagePredictionStub) -> None:
+    requests: queue.SimpleQueue[PredictRequest | None] = queue.SimpleQueue()
+    responses = stub.PredictStream(iter(requests.get, None))
+    for level, label in ((0, "dark"), (255, "bright")):
+        requests.put(PredictRequest(model_name="vision", images=[png(level)]))
+        assert next(responses).results[0].prediction.classes[0].label == label
+    requests.put(None)
+    assert list(responses) == []
+
+
+def test_a_stream_that_is_dropped_leaves_the_server_well(stub: ImagePredictionStub) -> None:
+    request = PredictRequest(model_name="vision", images=[png(0)])
+    responses = stub.PredictStream(itertools.repeat(request, 5000))
+    next(responses)
+    responses.cancel()
+    assert stub.Predict(request).results[0].prediction.classes[0].label == "dark"
 
 
 def test_quads_lie_on_the_callers_image(stub: ImagePredictionStub) -> None:
