@@ -91,7 +91,9 @@ def _typed_contents(tensor: Message, model: str, raw: Sequence[bytes]) -> Array 
     try:
         return from_contents(tensor.contents, tensor.datatype)
     except ValueError as error:
-        raise InvalidRequest(f"{error} for input '{tensor.name}' for model '{model}'") from error
+        raise InvalidRequest(
+            f"unexpected explicit tensor data for input tensor '{tensor.name}' for model '{model}': {error}"
+        ) from error
 
 
 def _requested_output(tensor: Message, shared_memory: SharedMemory) -> RequestedOutput:

@@ -50,7 +50,7 @@ def parse(
         model_name=model_name,
         model_version=model_version,
         id=_get(fields, "id", str, ""),
-        inputs=_inputs(fields, raw, model_name, shared_memory),
+        inputs=_inputs(fields, _RawTensors(raw, model_name), shared_memory),
         outputs=[_requested_output(output, shared_memory) for output in outputs],
         timeout_us=timeout_us(parameters) if parameters else 0,
     )
@@ -110,39 +110,48 @@ def _loads(document: Buffer) -> object:
         raise InvalidRequest(f"failed to parse the request JSON buffer: {error}") from error
 
 
-def _inputs(fields: Fields, raw: memoryview, model: str, shared_memory: SharedMemory) -> list[WireTensor]:
-    tensors = []
-    offset = 0
-    for tensor in _list(fields, "inputs"):
-        tensor = _object("inputs", tensor)
-        parameters = _parameters(tensor)
-        region = span(_name(tensor), parameters, shared_memory) if parameters else None
-        if region:
-            tensors.append(WireTensor(_name(tensor), _datatype(tensor), _shape(tensor), region))
-            continue
-        size = _get(parameters, "binary_data_size", int, None)
-        if size is None:
-            tensors.append(_json_tensor(tensor))
-            continue
-        end = offset + max(size, 0)
-        if end > len(raw):
+@dataclass(slots=True)
+class _RawTensors:
+    """What follows the JSON, taken piece by piece."""
+
+    data: memoryview
+    model: str
+
+    def take(self, name: str, size: int) -> memoryview:
+        size = max(size, 0)
+        if size > len(self.data):
             raise InvalidRequest(
-                f"unexpected size for input '{_name(tensor)}', expecting {end - len(raw)} additional bytes "
-                f"for model '{model}'"
+                f"unexpected size for input '{name}', expecting {size - len(self.data)} additional bytes "
+                f"for model '{self.model}'"
             )
-        tensors.append(WireTensor(_name(tensor), _datatype(tensor), _shape(tensor), raw[offset:end]))
-        offset = end
-    if offset < len(raw):
-        raise InvalidRequest(f"unexpected additional input data for model '{model}'")
+        piece, self.data = self.data[:size], self.data[size:]
+        return piece
+
+
+def _inputs(fields: Fields, raw: _RawTensors, shared_memory: SharedMemory) -> list[WireTensor]:
+    tensors = [_input(_object("inputs", tensor), raw, shared_memory) for tensor in _list(fields, "inputs")]
+    if raw.data:
+        raise InvalidRequest(f"unexpected additional input data for model '{raw.model}'")
     return tensors
 
 
-def _json_tensor(tensor: Fields) -> WireTensor:
-    name, datatype, shape = _name(tensor), _datatype(tensor), _shape(tensor)
-    if "data" not in tensor:
-        return WireTensor(name, datatype, shape, b"")
+def _input(tensor: Fields, raw: _RawTensors, shared_memory: SharedMemory) -> WireTensor:
+    name, datatype, shape, parameters = _name(tensor), _datatype(tensor), _shape(tensor), _parameters(tensor)
+    region = span(name, parameters, shared_memory) if parameters else None
+    size = _get(parameters, "binary_data_size", int, None)
+    if ("data" in tensor) + (size is not None) + (region is not None) != 1:
+        raise InvalidRequest(
+            "Input must set only one of the following fields: 'data', 'binary_data_size' in 'parameters', "
+            f"'shared_memory_region' in 'parameters'; input '{name}' sets none or several"
+        )
+    if size is not None:
+        return WireTensor(name, datatype, shape, raw.take(name, size))
+    return WireTensor(name, datatype, shape, region or _from_json(tensor, name, datatype, shape))
+
+
+def _from_json(tensor: Fields, name: str, datatype: str, shape: tuple[int, ...]) -> Array:
     try:
-        return WireTensor(name, datatype, shape, from_json(tensor["data"], datatype, shape))
+        return from_json(tensor["data"], datatype, shape)
     except ValueError as error:
         raise InvalidRequest(f"Unable to parse 'data' of input '{name}': {error}") from error
 

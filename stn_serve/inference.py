@@ -27,6 +27,7 @@ SERVER_NAME = "stn-serve"
 EXTENSIONS = (
     "classification",
     "model_repository",
+    "model_repository(unload_dependents)",
     "model_configuration",
     "system_shared_memory",
     "binary_tensor_data",

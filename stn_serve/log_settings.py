@@ -10,6 +10,7 @@ from stn_serve.errors import InvalidRequest, Unsupported
 LEVELS = {"log_info": logging.INFO, "log_warning": logging.WARNING, "log_error": logging.ERROR}
 FIXED = {"log_file": "", "log_format": "default"}
 """What the process was started with decides; a client may only repeat it."""
+FIXED_WORDS = {"log_file": "log file location", "log_format": "log format"}
 
 
 class LogSettings(logging.Filter):
@@ -53,7 +54,7 @@ class LogSettings(logging.Filter):
 def _check(name: str, value: object) -> None:
     if name in FIXED:
         if value != FIXED[name]:
-            raise Unsupported(f"{name} can not be updated through network protocol")
+            raise Unsupported(f"{FIXED_WORDS[name]} can not be updated through network protocol")
     elif name in LEVELS:
         if not isinstance(value, bool):
             raise InvalidRequest(f"expect boolean for '{name}'")

@@ -91,6 +91,7 @@ def _fill_defaults(config: ModelConfig, directory: Path) -> None:
         config.version_policy.latest.num_versions = 1
     if config.version_policy.HasField("latest"):
         config.version_policy.latest.num_versions = max(config.version_policy.latest.num_versions, 1)
+    config.optimization.SetInParent()
     if not config.instance_group:
         config.instance_group.add()
     for number, group in enumerate(config.instance_group):

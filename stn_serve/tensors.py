@@ -133,6 +133,8 @@ def from_json(data: object, datatype: str, shape: Sequence[int]) -> Array:
     if not isinstance(data, list):
         raise ValueError("expected an array")  # noqa: TRY004 - one error for all that is wrong with the data
     values = np.array(data)
+    if dtype == np.uint64 and values.size and values.dtype.kind == "f":
+        values = _large_integers(data, values)
     if values.size and values.dtype.kind not in _JSON_KINDS[dtype.kind]:
         raise ValueError(f"expected elements of {datatype}")
     if values.size != prod(shape) or (values.ndim > 1 and values.shape != tuple(shape)):
@@ -146,6 +148,16 @@ def to_json(array: Array) -> Array | list[Any]:
     if flat.dtype == object:
         return flat.tolist()
     return flat.astype(np.float32) if flat.dtype == np.float16 else flat
+
+
+def _large_integers(data: list[Any], rounded: Array) -> Array:
+    """What numpy makes floats of because some lie above the largest INT64; `rounded` where they are no integers."""
+    exact = np.array(data, object)
+    if not all(type(value) is int for value in exact.flat):
+        return rounded
+    if exact.min() < 0:
+        raise ValueError("element out of the range of UINT64")
+    return exact.astype(np.uint64)
 
 
 def _in_range(values: Array, datatype: str) -> Array:

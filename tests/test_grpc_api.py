@@ -201,7 +201,7 @@ def test_typed_contents_and_raw_contents_are_equal(stub: Any, field: str) -> Non
         (
             lambda r: (r.raw_input_contents.pop(), r.inputs[0].contents.int_contents.extend([0] * 784)),
             "INVALID_ARGUMENT",
-            "contents of FP32 are in int_contents, expected fp32_contents for input 'image' for model 'ident'",
+            "unexpected explicit tensor data for input tensor 'image' for model 'ident': contents of FP32 are in ",
         ),
         (
             lambda r: r.inputs[0].contents.fp32_contents.append(1.0),

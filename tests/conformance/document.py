@@ -1,0 +1,61 @@
+"""`docs/protocol-differences.md` out of the cases and their differences.
+
+Written by `PYTHONPATH=tests python tests/conformance/document.py > docs/protocol-differences.md`.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import cases_clients
+import cases_grpc
+import cases_http
+from differences import DIFFERENCES
+from targets import Refused
+
+CASES = {case.name: case for case in [*cases_grpc.CASES, *cases_http.CASES, *cases_clients.CASES]}
+
+INTRODUCTION = """# Differences from Triton
+
+One suite, `tests/conformance`, asks our server and a real Triton 2.51 the same {count} things with the same models:
+both transports, Triton's own clients, every datatype, streams, shared memory, compression, classes, and everything
+that can be wrong with a request. These {differing} are answered differently, on purpose. Of messages the beginning is shown.
+
+Beyond the suite: `--model-control-mode explicit` loads every model of the repository when the server starts; clients
+may pass tensors in shared memory only where the server is started with `--allow-shared-memory`; a BYTES element must be
+UTF-8, as strings in ONNX are; BF16 is not served; a number in a JSON answer that is not finite is `null`; log settings
+cover `log_info`, `log_warning`, `log_error` and `log_verbose_level`.
+
+| case | Triton 2.51 | stn-serve | why |
+|---|---|---|---|
+"""
+
+
+def render() -> str:
+    """The whole document."""
+    lines = [INTRODUCTION.format(count=len(CASES), differing=len(DIFFERENCES))]
+    for name, difference in DIFFERENCES.items():
+        lines.append(f"| {name} | {_cell(CASES[name].expected)} | {_cell(difference.ours)} | {difference.reason} |\n")
+    return "".join(lines)
+
+
+def _cell(answer: object) -> str:
+    match answer:
+        case Refused(status, message):
+            return f"{status}" + (f": {_escape(message)}" if message else "")
+        case [str(), *_]:
+            return ", ".join(f"`{word}`" for word in answer)
+        case str():
+            return f"`{answer}`"
+        case _:
+            return "answered"
+
+
+def _escape(message: str) -> str:
+    for character in "\\|<*_":
+        message = message.replace(character, f"\\{character}")
+    return message.strip()
+
+
+if __name__ == "__main__":
+    sys.stdout.write(render())

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cases import Case, matches
+from differences import DIFFERENCES
+from document import CASES, render
+from models import MODELS, publish_models
+from served import running
+from targets import Target
+from triton import NotAvailable, running_triton
+
+
+@pytest.fixture(scope="session")
+def ours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    repository = tmp_path_factory.mktemp("ours") / "repository"
+    publish_models(repository, "onnxruntime")
+    with running(repository, "--model-control-mode", "explicit", "--allow-shared-memory") as served:
+        target = Target("ours", served.grpc, served.http)
+        yield target
+        target.close()
+
+
+@pytest.fixture(scope="session")
+def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    repository = tmp_path_factory.mktemp("triton") / "repository"
+    publish_models(repository, "python")
+    try:
+        with running_triton(repository, list(MODELS)) as target:
+            yield target
+            target.close()
+    except NotAvailable as reason:
+        pytest.skip(f"no real Triton here: {reason}")
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_triton_answers_as_the_case_says(triton: Target, case: Case) -> None:
+    observed = case.observe(triton)
+    assert matches(observed, case.expected), f"{observed!r} is not {case.expected!r}"
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_ours_answers_as_triton_but_for_the_differences(ours: Target, case: Case) -> None:
+    observed = case.observe(ours)
+    expected = DIFFERENCES[case.name].ours if case.name in DIFFERENCES else case.expected
+    assert matches(observed, expected), f"{observed!r} is not {expected!r}"
+
+
+@pytest.mark.parametrize("name", DIFFERENCES)
+def test_every_difference_is_one(name: str) -> None:
+    assert not matches(DIFFERENCES[name].ours, CASES[name].expected)
+
+
+def test_the_differences_are_documented() -> None:
+    document = Path(__file__).parents[2] / "docs" / "protocol-differences.md"
+    assert document.read_text() == render(), "write it anew, see document.py"
