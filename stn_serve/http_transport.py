@@ -123,7 +123,7 @@ def _tensors_post(request: InferMessage) -> Post:
     ]
     document: dict[str, object] = {"inputs": inputs, "parameters": {"binary_data_output": True}}
     if request.outputs:
-        document["outputs"] = [{"name": tensor.name} for tensor in request.outputs]
+        document["outputs"] = [{"name": tensor.name, "parameters": {"binary_data": True}} for tensor in request.outputs]
     header = orjson.dumps(document)
     return Post(
         f"/v2{_model_path(request.model_name, request.model_version)}/infer",

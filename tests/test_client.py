@@ -139,6 +139,47 @@ def test_many_images_keep_their_order(address: str, monkeypatch: pytest.MonkeyPa
         assert isinstance(last, InvalidRequest)
 
 
+def test_long_lists_are_read_as_they_are_answered(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "LARGEST_BATCH", 2)
+    images = iter([WHITE] * 1000)
+    with Client(address, concurrency=3) as stn:
+        outcomes = stn.predict_iter(images)
+        assert isinstance(next(outcomes), Prediction)
+        del outcomes
+    assert len(list(images)) > 980
+
+
+def test_crops(address: str) -> None:
+    with Client(address) as stn:
+        crop = stn.predict(WHITE, crops=True, crop_side=40).transforms[0].crop
+        assert crop is not None
+        assert crop.getcolors() == [(1600, 255)]
+        assert stn.predict(WHITE).transforms[0].crop is None
+        with pytest.raises(InvalidRequest, match="crop_side"):
+            stn.predict(WHITE, crops=True, crop_side=5000)
+
+
+def test_tensors(address_of_two: str) -> None:
+    images = np.random.default_rng(0).random((3, 1, 28, 28), np.float32)
+    with Client(address_of_two) as stn:
+        outputs = stn.infer("ident", {"image": images})
+        np.testing.assert_array_equal(outputs["logits"], images.reshape(3, -1)[:, :10])
+        big_endian = stn.infer("ident", {"image": images.astype(">f4")}, version="1", outputs=["logits"])
+        np.testing.assert_array_equal(big_endian["logits"], outputs["logits"])
+        pixels = np.full((2, 8, 8, 1), 255, np.uint8)
+        assert list(stn.infer("vision", {"image": pixels}, outputs=["theta"])) == ["theta"]
+
+
+def test_tensors_that_do_not_fit(address_of_two: str) -> None:
+    with Client(address_of_two) as stn:
+        with pytest.raises(InvalidRequest, match="FP64"):
+            stn.infer("ident", {"image": np.zeros((1, 1, 28, 28))})
+        with pytest.raises(InvalidRequest, match="input 'image' is complex128, expected one of bool"):
+            stn.infer("ident", {"image": np.zeros(3, complex)})
+        with pytest.raises(NotFound, match="nope"):
+            stn.infer("nope", {"image": np.zeros(3)})
+
+
 def test_no_image_needs_no_answer(address: str) -> None:
     with Client(address) as stn:
         assert stn.predict_many([]) == []
