@@ -72,7 +72,7 @@ def photo(upright: Pixels, orientation: int) -> bytes:
 def check_place(prediction: Prediction, scale: float) -> None:
     """The quad is a tenth of the upright image around the spot, to within a pixel of the model's input."""
     height, width = HEIGHT * scale, WIDTH * scale
-    assert prediction.image_size == (height, width)
+    assert prediction.image_size == pytest.approx((height, width))
     quad = prediction.transforms[0].quad
     assert np.abs(quad.mean(axis=0) - np.array(SPOT) * scale).max() < max(height, width) / 64
     corners = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) * np.array([width, height]) * SPOT_SCALE / 2
