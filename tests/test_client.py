@@ -327,7 +327,7 @@ def test_addresses_of_another_kind(address: str) -> None:
 
 
 def test_servers_do_not_pay_for_the_client() -> None:
-    code = "import sys, stn_serve; print([name for name in ('PIL', 'grpc', 'numpy', 'urllib3') if name in sys.modules])"
+    code = "import sys, stn_serve; print([name for name in ('PIL', 'grpc', 'numpy', 'httpx') if name in sys.modules])"
     imported = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert imported.stdout.strip() == "[]"
     with pytest.raises(ImportError, match="Clients"):

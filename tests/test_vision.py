@@ -5,14 +5,15 @@ import queue
 from base64 import b64decode
 from collections.abc import Iterator
 from io import BytesIO
+from pathlib import Path
 
 import grpc
 import httpx
 import numpy as np
 import pytest
-from onnx_models import VISION_METADATA
+from onnx_models import VISION_METADATA, publish_vision
 from PIL import Image
-from served import Served
+from served import Served, start
 
 from stn_serve import poses
 from stn_serve.description import Prepared, describe
@@ -160,6 +161,24 @@ def test_a_stream_that_is_dropped_leaves_the_server_well(stub: ImagePredictionSt
     next(responses)
     responses.cancel()
     assert stub.Predict(request).results[0].prediction.classes[0].label == "dark"
+
+
+def test_a_stopping_server_ends_an_idle_stream(tmp_path: Path) -> None:
+    publish_vision(tmp_path)
+    served = start(tmp_path, "--grace-s", "25")
+    requests: queue.SimpleQueue[PredictRequest | None] = queue.SimpleQueue()
+    with grpc.insecure_channel(served.grpc) as channel:
+        stub = ImagePredictionStub(channel)  # type: ignore[no-untyped-call]  # generated
+        responses = stub.PredictStream(iter(requests.get, None))
+        requests.put(PredictRequest(images=[png(0)]))
+        assert next(responses).results[0].prediction.classes[0].label == "dark"
+        served.process.terminate()
+        with pytest.raises(grpc.RpcError, match="Server is stopping") as ended:
+            next(responses)
+        assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
+        requests.put(None)
+    served.process.communicate(timeout=20)  # a second signal would end it at once
+    assert served.process.returncode == 0
 
 
 def test_quads_lie_on_the_callers_image(stub: ImagePredictionStub) -> None:
