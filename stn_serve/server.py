@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import json
 import logging
 import os
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 import uvloop
 
 from stn_serve.control import Control
 from stn_serve.errors import ConfigurationError
 from stn_serve.grpc_api import create_server
 from stn_serve.http_api import HttpApi
+from stn_serve.http_server import HttpServer
 from stn_serve.images import ImageLimits
 from stn_serve.inference import Inference
 from stn_serve.log_settings import LogSettings
@@ -32,9 +31,6 @@ from stn_serve.shared_memory import SharedMemory
 from stn_serve.vision import ImagePrediction
 
 logger = logging.getLogger(__name__)
-
-KEEP_ALIVE_S = 75
-"""How long a connection may idle: longer than the pauses of a client, so that it need not connect again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,43 +99,6 @@ async def _serve(settings: ServerSettings, announce: Announce) -> None:
         await metrics.stop()
         await registry.close()
         images.close()
-
-
-class HttpServer(uvicorn.Server):
-    """uvicorn as a part of a larger process: on a socket that is bound already, and leaving signals alone."""
-
-    def __init__(self, app: Callable[..., Awaitable[None]], listener: socket.socket, grace_s: float) -> None:
-        config = uvicorn.Config(
-            app,
-            http="httptools",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=round(grace_s),
-        )
-        super().__init__(config)
-        self._listener = listener
-        self._serving: asyncio.Task[None] | None = None
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """The process has its own handlers."""
-        yield
-
-    async def start(self) -> None:
-        """Return once connections are accepted."""
-        self._serving = asyncio.create_task(self.serve([self._listener]))
-        while not self.started and not self._serving.done():
-            await asyncio.sleep(0.001)
-
-    async def stop(self) -> None:
-        """Accept no more, finish what is in flight."""
-        self.should_exit = True
-        if self._serving:
-            await self._serving
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -1,0 +1,101 @@
+"""uvicorn as a part of a larger process, with limits on what a connection may keep waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from typing import ClassVar
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+KEEP_ALIVE_S = 75
+"""How long a connection may idle: longer than the pauses of a client, so that it need not connect again."""
+
+
+class Protocol(HttpToolsProtocol):
+    """Closes a connection whose next request does not begin properly in time, or never stops beginning."""
+
+    HEAD_TIMEOUT_S: ClassVar[float] = 30.0
+    """From a connection's start, or the first byte of a request, to the end of its headers."""
+    MAX_HEAD_BYTES: ClassVar[int] = 64 * 1024
+
+    _head_timer: asyncio.TimerHandle | None = None
+    _head_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A caller has connected."""
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The caller has gone."""
+        self._head_complete()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """More of a request has come."""
+        super().data_received(data)
+        if self._head_timer:
+            self._head_bytes += len(data)
+            if self._head_bytes > self.MAX_HEAD_BYTES:
+                self.transport.close()
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request has come."""
+        super().on_message_begin()
+        if not self._head_timer:
+            self._await_head()
+
+    def on_headers_complete(self) -> None:
+        """The headers of a request are whole."""
+        self._head_complete()
+        super().on_headers_complete()
+
+    def _await_head(self) -> None:
+        self._head_bytes = 0
+        self._head_timer = self.loop.call_later(self.HEAD_TIMEOUT_S, self.transport.close)
+
+    def _head_complete(self) -> None:
+        if self._head_timer:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+
+class HttpServer(uvicorn.Server):
+    """uvicorn as a part of a larger process: on a socket that is bound already, and leaving signals alone."""
+
+    def __init__(self, app: Callable[..., Awaitable[None]], listener: socket.socket, grace_s: float) -> None:
+        config = uvicorn.Config(
+            app,
+            http=Protocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=round(grace_s),
+        )
+        super().__init__(config)
+        self._listener = listener
+        self._serving: asyncio.Task[None] | None = None
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """The process has its own handlers."""
+        yield
+
+    async def start(self) -> None:
+        """Return once connections are accepted."""
+        self._serving = asyncio.create_task(self.serve([self._listener]))
+        while not self.started and not self._serving.done():
+            await asyncio.sleep(0.001)
+
+    async def stop(self) -> None:
+        """Accept no more, finish what is in flight."""
+        self.should_exit = True
+        if self._serving:
+            await self._serving
