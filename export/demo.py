@@ -17,7 +17,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from export.cli import export_checkpoint
+from export.publishing import export_checkpoint
 from export.server_process import ServerProcess
 from stn_serve.client import Client
 from stn_serve.drawing import contact_sheet

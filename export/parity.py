@@ -45,8 +45,8 @@ TOLERANCES: dict[Precision, Tolerance] = {
     "fp32": Tolerance(
         error=1e-5, theta_error=1e-5, displacement_px=1e-2, top_class_agreement=1.0, accuracy_points=0.02
     ),
-    "fp16": Tolerance(error=2e-2, theta_error=1e-2, displacement_px=0.25, top_class_agreement=0.0, accuracy_points=0.1),
-    "int8": Tolerance(error=0.5, theta_error=1e-5, displacement_px=1e-2, top_class_agreement=0.0, accuracy_points=0.2),
+    "fp16": Tolerance(error=1e-2, theta_error=1e-2, displacement_px=0.25, top_class_agreement=0.0, accuracy_points=0.1),
+    "int8": Tolerance(error=0.25, theta_error=1e-5, displacement_px=1e-2, top_class_agreement=0.0, accuracy_points=0.2),
 }
 """By precision. Int8 leaves localisation and grid in fp32, so that its theta is as exact as fp32's."""
 

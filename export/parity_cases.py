@@ -97,13 +97,18 @@ class Entry:
     version: int
     config: ModelConfig
 
+    @property
+    def file(self) -> Path:
+        """The ONNX file."""
+        return self.directory / str(self.version) / "model.onnx"
+
     def load(self) -> Model:
         """As it is."""
         return Model.load(self.directory, self.version, self.config)
 
     def changed(self, edit: Edit) -> Model:
         """Loaded from a copy with a changed graph."""
-        model = onnx.load(self.directory / str(self.version) / "model.onnx")
+        model = onnx.load(self.file)
         edit(model.graph)
         with tempfile.TemporaryDirectory() as temporary:
             copied = Path(temporary) / self.directory.name

@@ -5,24 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-
-from training.checkpoint import Checkpoint
+from typing import Any
 
 PACKAGES = ("stn-serve", "torch", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime")
 
 
-def provenance(checkpoint: Checkpoint, model: Path) -> str:
-    """The document: recipe, seed, data, metrics, commit, versions, date, and the model file's hash."""
+def provenance(origin: Mapping[str, Any], export: Mapping[str, Any], model: Path) -> str:
+    """The document: where the network comes from, how it was exported, commit, versions, date, and the file's hash."""
     fields = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "recipe": checkpoint.recipe.to_fields(),
-        "seed": checkpoint.recipe.seed,
-        "epochs": checkpoint.epoch,
-        "data": {"source": checkpoint.data_source, "sha256": checkpoint.data_sha256},
-        "metrics": checkpoint.metrics,
+        **origin,
+        "export": dict(export),
         "model_sha256": hashlib.sha256(model.read_bytes()).hexdigest(),
         "commit": _commit(Path(__file__)),
         "versions": {name: found for name in PACKAGES if (found := _version(name))},

@@ -25,6 +25,7 @@ from google.protobuf.json_format import ParseDict
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from export.graph_contract import GraphContract
+from export.targets import Target, engine_of
 from stn_serve.repository import BACKEND, CONFIG_FILE, read_config
 
 LABELS_FILE = "labels.txt"
@@ -42,7 +43,7 @@ class PublishError(ValueError):
     """A model or version that cannot be published under this name or number; says why."""
 
 
-def model_config(name: str, contract: GraphContract, max_batch_size: int) -> ModelConfig:
+def model_config(name: str, contract: GraphContract, max_batch_size: int, target: Target | None = None) -> ModelConfig:
     """The configuration of a new model for Triton's onnxruntime backend, which `stn serve` reads as well."""
     image = contract.metadata.input
     dims = [image.height, image.width, image.channels]
@@ -53,7 +54,7 @@ def model_config(name: str, contract: GraphContract, max_batch_size: int) -> Mod
         "max_batch_size": max_batch_size,
         "input": [{"name": "image", "data_type": "TYPE_UINT8", "dims": dims}],
         "output": [_output(output, dims) for output, dims in contract.outputs.items()],
-        "instance_group": [{"kind": "KIND_CPU", "count": 1}],
+        **(target or Target()).configuration(contract, max_batch_size),
         "dynamic_batching": {
             "default_queue_policy": {
                 "timeout_action": "REJECT",
@@ -63,10 +64,15 @@ def model_config(name: str, contract: GraphContract, max_batch_size: int) -> Mod
         },
         "model_warmup": [
             {"name": f"batch_{batch}", "batch_size": batch, "inputs": {"image": noise}}
-            for batch in sorted({1, max_batch_size})
+            for batch in _buckets(max_batch_size)
         ],
     }
     return ParseDict(fields, ModelConfig())
+
+
+def _buckets(largest: int) -> list[int]:
+    """1, 2, 4, ... and the largest: runtimes prepare for sizes of a batch when they first see them."""
+    return sorted({2**power for power in range(largest.bit_length()) if 2**power < largest} | {largest})
 
 
 def _output(name: str, dims: Sequence[int]) -> dict[str, object]:
@@ -91,12 +97,15 @@ class Draft:
         """Where the model and what belongs to it are written."""
         return self.directory / str(self.version)
 
-    def configure(self, contract: GraphContract, max_batch_size: int | None) -> ModelConfig:
+    def configure(
+        self, contract: GraphContract, max_batch_size: int | None, target: Target | None = None
+    ) -> ModelConfig:
         """Write configuration and labels: the published ones of a model that has them, else new ones.
 
         Args:
             contract: of the graph.
             max_batch_size: None takes the published model's, or `DEFAULT_MAX_BATCH_SIZE`.
+            target: None takes what the published model runs on, or the CPU.
 
         Raises:
             PublishError: the published configuration or labels do not fit the new version.
@@ -107,10 +116,15 @@ class Draft:
             published = read_config(self.destination)
             wanted = model_config(self.directory.name, contract, max_batch_size or published.max_batch_size)
             _check_agreement(published, wanted, self.destination, labels)
+            if target and target.engine != engine_of(published):
+                raise PublishError(
+                    f"{self.destination / CONFIG_FILE} runs on {engine_of(published)}, and the new version is for "
+                    f"{target.engine}; use another name"
+                )
             for name in (CONFIG_FILE, LABELS_FILE):
                 shutil.copy(self.destination / name, self.directory)
         else:
-            wanted = model_config(self.directory.name, contract, max_batch_size or DEFAULT_MAX_BATCH_SIZE)
+            wanted = model_config(self.directory.name, contract, max_batch_size or DEFAULT_MAX_BATCH_SIZE, target)
             (self.directory / CONFIG_FILE).write_text(f"{HEADER}\n{text_format.MessageToString(wanted)}")
             (self.directory / LABELS_FILE).write_text(labels, encoding="utf-8")
         return read_config(self.directory)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from export.graph_contract import GraphContract
 from export.onnx_export import export_onnx
-from export.parity import ParityReport, measure_parity
+from export.parity import ParityReport, Precision, measure_parity
 from export.repository import draft
 from training.models.network import Answer, Network, PlacedTransformer
 from training.stn import (
@@ -182,13 +182,15 @@ def export(network: Network) -> Exported:
         return Exported(network, onnx.load(path), contract)
 
 
-def parity(of: Exported, repository: Path, model: onnx.ModelProto | None = None) -> ParityReport:
+def parity(
+    of: Exported, repository: Path, model: onnx.ModelProto | None = None, precision: Precision = "fp32"
+) -> ParityReport:
     """Of the exported network with its own graph, or with another one."""
     with draft(repository, "small") as entry:
         onnx.save(model or of.model, entry.version_directory / "model.onnx")
         config = entry.configure(of.contract, 9)
         images = noise(5, of.network.input_size)
-        return measure_parity(of.network, entry.directory, entry.version, config, images)
+        return measure_parity(of.network, entry.directory, entry.version, config, images, precision)
 
 
 def noise(count: int, input_size: tuple[int, int, int]) -> NDArray[np.uint8]:

@@ -14,7 +14,7 @@ import tritonclient.grpc
 import tritonclient.http
 from PIL import Image
 
-from export.cli import export_checkpoint
+from export.publishing import export_checkpoint
 from export.server_process import ServerProcess, ServerProcessError
 from training.checkpoint import Checkpoint, load_checkpoint
 from training.config import load_recipe

@@ -10,8 +10,10 @@ import pytest
 import torch
 from rich.console import Console
 
-from export.cli import export_checkpoint
-from export.parity import TOLERANCES, ParityError
+from export.parity import TOLERANCES, ParityError, Precision
+from export.publishing import AccuracyError, export_checkpoint
+from export.repository import PublishError
+from export.targets import Target, TargetError
 from stn_serve.cli import main
 from stn_serve.registry import ModelRegistry
 from training.checkpoint import Checkpoint, build_network, save_checkpoint
@@ -88,6 +90,45 @@ def test_provenance_and_parity_lie_beside_the_model(checkpoint: Path, tmp_path: 
     assert str(tmp_path) not in json.dumps(provenance)
 
 
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_a_precision_is_published_with_what_it_costs(checkpoint: Path, tmp_path: Path, precision: Precision) -> None:
+    page = StringIO()
+    console = Console(file=page, width=80)
+    published = export_checkpoint(
+        checkpoint, tmp_path, "digits", max_batch_size=16, precision=precision, console=console
+    )
+    exported = json.loads((published.path / "provenance.json").read_text())["export"]
+    assert (exported["precision"], exported["target"]) == (precision, "cpu")
+    measured = exported["measurement"]
+    assert measured["images"] > 300
+    assert measured["fp32_accuracy_percent"] - measured["accuracy_percent"] <= TOLERANCES[precision].accuracy_points
+    assert measured["theta_max_error"] <= (0 if precision == "int8" else 1e-2)
+    assert [speed["batch"] for speed in measured["speed"]] == [1, 16]
+    assert (exported["quantization"] is not None) == (precision == "int8")
+    assert f"{precision}      fp32" in page.getvalue()
+    assert max(map(len, page.getvalue().splitlines())) <= 80
+
+
+def test_a_precision_that_costs_too_much_is_not_published(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Held against a limit that no precision can keep."""
+    monkeypatch.setitem(TOLERANCES, "fp16", replace(TOLERANCES["fp16"], accuracy_points=-1))
+    with pytest.raises(AccuracyError, match=r"fp16 is right on .* % of \d+ images, fp32 on .* %: -1 points less"):
+        export_checkpoint(checkpoint, tmp_path, "digits", max_batch_size=2, precision="fp16")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_for_another_engine_needs_another_name(checkpoint: Path, tmp_path: Path) -> None:
+    export_checkpoint(checkpoint, tmp_path, "digits", max_batch_size=2, target=Target("cuda"))
+    config = tmp_path / "digits" / "config.pbtxt"
+    assert "KIND_GPU" in config.read_text()
+    with pytest.raises(PublishError, match=r"runs on cuda, and the new version is for cpu; use another name"):
+        export_checkpoint(checkpoint, tmp_path, "digits", target=Target("cpu"))
+    with pytest.raises(TargetError, match="no integer convolutions for CUDA"):
+        export_checkpoint(checkpoint, tmp_path, "digits", precision="int8")
+
+
 def test_what_fails_the_proof_is_not_published(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,6 +155,9 @@ def test_what_a_user_can_mend_is_one_line(
         ("foreign.pt", [], "is not a checkpoint of stn-serve"),
         (checkpoint, ["--name", "a/b"], "name: expected letters"),
         (checkpoint, ["--version", "1"], "version 1 of 'digits' exists, and is never overwritten; 2 is free"),
+        (checkpoint, ["--precision", "bf16"], "precision: expected one of fp32, fp16, int8, got 'bf16'"),
+        (checkpoint, ["--target", "tpu"], "target: expected one of cpu, cuda, tensorrt, got 'tpu'"),
+        (checkpoint, ["--target", "cuda", "--triton", "24.04"], "would run on the CPU"),
         (checkpoint, ["--version", "0"], "version: expected a number of at least 1, got 0"),
         (checkpoint, ["--repository", str(tmp_path / "file")], "is not a directory"),
     ]

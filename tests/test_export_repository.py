@@ -50,7 +50,7 @@ def test_the_configuration_reads_back(affine: Exported, tmp_path: Path) -> None:
     assert [tensor.label_filename for tensor in config.output] == ["labels.txt", ""]
     assert config.instance_group[0].kind == ModelInstanceGroup.KIND_CPU
     assert config.dynamic_batching.default_queue_policy.max_queue_size == 1024
-    assert [sample.batch_size for sample in config.model_warmup] == [1, 64]
+    assert [sample.batch_size for sample in config.model_warmup] == [1, 2, 4, 8, 16, 32, 64]
 
 
 def test_the_whole_tree_can_be_read_by_others(affine: Exported, tmp_path: Path) -> None:
