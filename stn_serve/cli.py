@@ -1,8 +1,8 @@
 """The command `stn`.
 
 Its commands live beside what they command and are imported when they run, so that `stn serve` and `stn --help` work
-where torch is not installed. Each is a plain function with typer annotations, its docstring the long help: `COMMANDS`
-names its module, the function and the line that `stn --help` shows.
+where torch is not installed. Each is a plain function with typer annotations, its docstring the long help, or a
+`typer.Typer` with commands of its own: `COMMANDS` names its module, the function and the line that `stn --help` shows.
 
 What a user can mend ends as one line on stderr and exit code 2: commands raise `ServingError`, `ValueError` or
 `OSError` with a message for the user. Set `STN_TRACEBACK=1` to see where it came from.
@@ -36,6 +36,7 @@ COMMANDS = {
     "train": Target("training.cli", "train", "Train a network from a recipe."),
     "evaluate": Target("training.cli", "evaluate", "Measure a checkpoint on its test set."),
     "export": Target("export.cli", "export", "Turn a checkpoint into a model repository entry, proven equal."),
+    "models": Target("stn_serve.models_cli", "models", "List, show, check and remove the models of a repository."),
     "predict": Target("stn_serve.predict", "predict", "Ask a running server about images."),
 }
 
@@ -52,8 +53,10 @@ class LazyCommand(TyperCommand):
 
     def make_context(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - typer's own signature
         """Parse the arguments with the command itself; its context stands for it from here on."""
-        app = typer.Typer(add_completion=False)
-        app.command(self.name)(_load(self.target))
+        loaded = _load(self.target)
+        app = loaded if isinstance(loaded, typer.Typer) else typer.Typer(add_completion=False)
+        if app is not loaded:
+            app.command(self.name)(loaded)
         return typer.main.get_command(app).make_context(*args, **kwargs)
 
 
@@ -90,7 +93,7 @@ def main() -> None:
         sys.exit(2)
 
 
-def _load(target: Target) -> Callable[..., Any]:
+def _load(target: Target) -> Callable[..., Any] | typer.Typer:
     try:
         module = importlib.import_module(target.module)
     except ModuleNotFoundError as error:
@@ -100,5 +103,5 @@ def _load(target: Target) -> Callable[..., Any]:
         raise ConfigurationError(
             f"this command needs {missing}, which is not installed: pip install 'stn-serve[{EXTRAS[missing]}]'"
         ) from error
-    command: Callable[..., Any] = getattr(module, target.function)
+    command: Callable[..., Any] | typer.Typer = getattr(module, target.function)
     return command
