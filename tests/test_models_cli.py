@@ -4,13 +4,14 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 
 import pytest
 from onnx_models import IDENT_CONFIG, VISION_CONFIG, ident, publish, publish_ident, publish_vision
 
 from stn_serve.cli import main
-from stn_serve.repository_check import Finding, check_repository
+from stn_serve.repository_check import check_repository
 
 WARMUP = 'model_warmup [{ name: "w" batch_size: 1 inputs { key: "image" value { %s } } }]'
 FITTING = "data_type: TYPE_UINT8 dims: [8, 8, 1] random_data: true"
@@ -129,10 +130,14 @@ def test_a_model_for_gpus_can_be_checked_without_one(repository: Path) -> None:
 
 
 def test_warnings_only(repository: Path) -> None:
-    config = 'input [{ name: "image" data_type: TYPE_FP32 dims: [-1, 1, 28, 28] }] dynamic_batching { } '
-    config += 'output [{ name: "logits" data_type: TYPE_FP32 dims: [-1, 10] }] version_policy { specific { versions: [1, 5] } }'
+    config = """
+        input [{ name: "image" data_type: TYPE_FP32 dims: [-1, 1, 28, 28] }]
+        output [{ name: "logits" data_type: TYPE_FP32 dims: [-1, 10] }]
+        version_policy { specific { versions: [1, 5] } }
+        dynamic_batching { }
+    """
     publish(repository, "plain", ident(), config)
-    problems = [finding.problem for finding in check_repository(repository) if isinstance(finding, Finding)]
+    problems = [finding.problem for finding in check_repository(repository)]
     assert [problem.split(",")[0] for problem in problems] == [
         "dynamic_batching without max_batch_size batches nothing",
         "version_policy asks for version 5",
@@ -190,9 +195,7 @@ def test_remove(repository: Path, run: Callable[..., tuple[int, str, str]]) -> N
     assert sorted(path.name for path in repository.iterdir()) == ["other", "vision"]
 
 
-def test_unknown_models_and_repositories(
-    repository: Path, run: Callable[..., tuple[int, str, str]], tmp_path: Path
-) -> None:
+def test_unknown_models_and_repositories(run: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
     for command in (("show", "nope"), ("check", "nope"), ("remove", "nope", "--yes"), ("remove", "..", "--yes")):
         code, _, errors = run(*command)
         assert code == 2
@@ -218,6 +221,7 @@ def run(
         """`stn models` in this process: exit code, stdout, stderr."""
         place = [] if "--model-repository" in arguments else ["--model-repository", str(repository)]
         monkeypatch.setattr(sys, "argv", ["stn", "models", *arguments, *place])
+        monkeypatch.setattr(sys, "stdin", StringIO("n\n"))
         code = 0
         try:
             main()
