@@ -151,7 +151,8 @@ def _tensors(response: httpx.Response, address: str) -> InferMessage:
     from tritonclient.grpc import service_pb2  # takes 0.4 s, and few callers need it
 
     body = memoryview(response.content)
-    length = int(response.headers.get(HEADER_LENGTH, len(body)))
+    announced = response.headers.get(HEADER_LENGTH, "")
+    length = int(announced) if announced.isdecimal() else len(body)
     document = _document(response, bytes(body[:length]), address)
     message = service_pb2.ModelInferResponse(
         model_name=document.get("model_name", ""), model_version=document.get("model_version", "")
