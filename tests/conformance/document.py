@@ -19,7 +19,8 @@ INTRODUCTION = """# Differences from Triton
 
 One suite, `tests/conformance`, asks our server and a real Triton 2.51 the same {count} things with the same models:
 both transports, Triton's own clients, every datatype, streams, shared memory, compression, classes, and everything
-that can be wrong with a request. These {differing} are answered differently, on purpose. Of messages the beginning is shown.
+that can be wrong with a request. These {differing} are answered differently, on purpose. Of messages the beginning is
+shown.
 
 Beyond the suite: `--model-control-mode explicit` loads every model of the repository when the server starts; clients
 may pass tensors in shared memory only where the server is started with `--allow-shared-memory`; a BYTES element must be
