@@ -9,7 +9,7 @@ from typing import TypeVar
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
 
-MAX_IN_FLIGHT = 256
+MAX_IN_FLIGHT = 64
 """Requests of one stream in work; the next one is read when the first of them is answered."""
 
 

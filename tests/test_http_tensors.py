@@ -6,7 +6,7 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stn_serve.errors import InvalidRequest, Unsupported
+from stn_serve.errors import InvalidRequest, NotFound
 from stn_serve.http_tensors import parse
 from stn_serve.shared_memory import SharedMemory
 
@@ -29,7 +29,19 @@ tensors = st.fixed_dictionaries(
         "datatype": sometimes(st.sampled_from(["FP32", "UINT8", "BYTES", "BOOL"])),
         "shape": sometimes(st.lists(st.integers(0, 3), max_size=3)),
         "data": sometimes(st.lists(st.integers(0, 9) | st.floats(0, 1), max_size=6)),
-        "parameters": sometimes(st.fixed_dictionaries({}, optional={"binary_data_size": sometimes(st.integers(0, 8))})),
+        "parameters": sometimes(
+            st.fixed_dictionaries(
+                {},
+                optional={
+                    "binary_data_size": sometimes(st.integers(0, 8)),
+                    "binary_data": sometimes(st.booleans()),
+                    "classification": sometimes(st.integers(-1, 3)),
+                    "shared_memory_region": sometimes(st.text(max_size=2)),
+                    "shared_memory_byte_size": anything,
+                    "shared_memory_offset": anything,
+                },
+            )
+        ),
     },
 )
 parameters = st.fixed_dictionaries({}, optional={"timeout": anything, "binary_data_output": anything})
@@ -49,8 +61,10 @@ requests = st.fixed_dictionaries(
 def test_any_body_is_a_request_or_is_refused(document: object, raw: bytes, header: str | None) -> None:
     encoded = orjson.dumps(document)
     try:
-        asked = parse("m", "", encoded + raw, str(len(encoded)) if header == "right" else header, SharedMemory())
-    except (InvalidRequest, Unsupported):
+        asked = parse(
+            "m", "", encoded + raw, str(len(encoded)) if header == "right" else header, SharedMemory(allowed=True)
+        )
+    except (InvalidRequest, NotFound):
         return
     assert asked.request.model_name == "m"
     assert all(isinstance(tensor.name, str) for tensor in asked.request.inputs)
