@@ -8,7 +8,8 @@ from typing import Annotated, get_args
 import typer
 from rich.console import Console
 
-from export.onnx_export import ExportError
+from export.description import ExportError
+from export.foreign import from_factory
 from export.parity import Precision
 from export.publishing import publish
 from export.repository import DEFAULT_MAX_BATCH_SIZE
@@ -17,7 +18,7 @@ from export.targets import Target
 
 
 def export(
-    checkpoint: Annotated[Path, typer.Argument(help="What `stn train` wrote.")],
+    checkpoint: Annotated[Path, typer.Argument(help="What `stn train` wrote; with --model, weights for it.")],
     repository: Annotated[Path, typer.Option(help="The model repository; made where it is missing.")],
     name: Annotated[str, typer.Option(help="The model's name in the repository.")],
     version: Annotated[int | None, typer.Option(help="A free version number; by default the next one.")] = None,
@@ -33,6 +34,13 @@ def export(
     triton: Annotated[
         str | None, typer.Option(help="The oldest release of Triton that must serve it, such as 26.07.")
     ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="package.module:function that builds a network of yours. Its code is run.")
+    ] = None,
+    example: Annotated[
+        list[Path] | None, typer.Option(help="With --model: an image of the size it takes; may be repeated.")
+    ] = None,
+    labels: Annotated[Path | None, typer.Option(help="With --model: the name of one class a line.")] = None,
 ) -> None:
     """Export a checkpoint to ONNX, prove that it computes what PyTorch does, and publish it in a model repository.
 
@@ -45,12 +53,16 @@ def export(
         stn export runs/digits_rts/checkpoint.pt --repository model_repository --name digits_int8 --precision int8
 
         stn export runs/digits_rts/checkpoint.pt --repository gpu --name digits --target cuda --triton 26.07
+
+        stn export weights.pt --model mine.networks:build --example dog.png --repository model_repository --name mine
     """
     console = Console(soft_wrap=True)
+    if not model and (example or labels):
+        raise ExportError("example, labels: only with --model; a checkpoint of `stn train` brings its own")
     if precision not in get_args(Precision):
         raise ExportError(f"precision: expected one of {', '.join(get_args(Precision))}, got '{precision}'")
     publish(
-        from_checkpoint(checkpoint),
+        from_factory(model, checkpoint, example or [], labels) if model else from_checkpoint(checkpoint),
         repository,
         name,
         version,

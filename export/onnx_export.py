@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
 
 import onnx
 import onnx_ir
@@ -16,21 +16,14 @@ import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor, nn
 
+from export.description import ExportError, describe
 from export.graph_contract import BATCH, GraphContract
 from export.half_precision import halve
-from export.sampler_calls import SamplerCalls
-from stn_serve.metadata import METADATA_KEY, Color, ControlGrid, InputImage, ModelMetadata, Transformer, TransformKind
-from training.models.network import Answer, Network, PlacedTransformer
-from training.stn import ThinPlateSpline, Transform
-
-COLORS: dict[int, Color] = {1: "gray", 3: "rgb"}
+from stn_serve.metadata import METADATA_KEY
+from training.models.network import Answer, Network
 
 PREFIX = "network."
 """Of the weights' names in `Servable`, and so in the graph; without it they are the checkpoint's."""
-
-
-class ExportError(ValueError):
-    """A network that cannot be exported; says what of it."""
 
 
 class Servable(nn.Module):
@@ -85,63 +78,6 @@ def export_onnx(network: Network, labels: Sequence[str], path: Path, *, half: bo
     return contract
 
 
-def describe(network: Network, labels: Sequence[str]) -> GraphContract:
-    """What the graph of a network must be.
-
-    Raises:
-        ExportError: the network has a shape or parts that the contract does not know.
-    """
-    channels, height, width = network.input_size
-    if channels not in COLORS:
-        raise ExportError(f"the network takes {channels} channels, expected 1 (gray) or 3 (RGB)")
-    with torch.no_grad(), SamplerCalls() as sampling:
-        answer = network(torch.zeros(2, channels, height, width))
-    placed = network.transformers()
-    _check_answer(answer, placed, labels)
-    transform = placed[0].module.transform if placed else None
-    metadata = ModelMetadata(
-        task="classification" if answer.logits.dim() == 2 else "sequence",
-        labels=tuple(labels),
-        input=InputImage(height=height, width=width, color=COLORS[channels]),
-        transform=cast(TransformKind, transform.kind) if transform else None,
-        transformers=tuple(_described(transformer) for transformer in placed),
-        control_grid=_control_grid(transform),
-    )
-    return GraphContract(
-        dimensions=max((call.dimensions for call in sampling.calls), default=2),
-        outputs={name: tuple(output.shape[1:]) for name, output in answer._asdict().items() if output is not None},
-        samplers=frozenset(call.attributes for call in sampling.calls),
-        metadata=metadata,
-    )
-
-
-def _check_answer(answer: Answer, placed: Sequence[PlacedTransformer], labels: Sequence[str]) -> None:
-    logits, theta = answer
-    if logits.dim() not in (2, 3) or logits.shape[-1] != len(labels):
-        raise ExportError(
-            f"logits have shape {list(logits.shape)}, expected [N, {len(labels)}] or [N, P, {len(labels)}] for "
-            f"{len(labels)} labels"
-        )
-    counted = 0 if theta is None else theta.shape[1]
-    if counted != len(placed):
-        raise ExportError(f"theta is of {counted} transformers, but the network names {len(placed)}")
-    kinds = {transformer.module.transform.kind for transformer in placed}
-    if len(kinds) > 1:
-        raise ExportError(f"transformers of one network must be of one kind, these are {', '.join(sorted(kinds))}")
-
-
-def _described(placed: PlacedTransformer) -> Transformer:
-    supersample = placed.module.sampler.supersample
-    height, width = (size // supersample for size in placed.module.transform.output_size[-2:])
-    return Transformer(name=placed.name, place=placed.place, output_size=(height, width))
-
-
-def _control_grid(transform: Transform | None) -> ControlGrid | None:
-    if not isinstance(transform, ThinPlateSpline):
-        return None
-    return ControlGrid(size=transform.control_size, regularization=transform.regularization)
-
-
 def _with_distinct_heads(network: Network) -> Network:
     """A copy with random regression layers: the exporter merges weights that are equal, and drops biases of zero.
 
@@ -169,19 +105,48 @@ def _heads(network: Network) -> list[str]:
 
 
 def _trace(servable: Servable, example: Tensor, contract: GraphContract) -> onnx_ir.Model:
-    with _quiet():
-        program = torch.onnx.export(
-            servable,
-            (example,),
-            input_names=["image"],
-            output_names=list(contract.outputs),
-            opset_version=contract.opset,
-            dynamic_shapes={"image": {0: BATCH}},
-            dynamo=True,
-            verbose=False,
-        )
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                servable,
+                (example,),
+                input_names=["image"],
+                output_names=list(contract.outputs),
+                opset_version=contract.opset,
+                dynamic_shapes={"image": {0: BATCH}},
+                dynamo=True,
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        raise ExportError(_explain(error)) from error
     assert program is not None  # noqa: S101 - only the old exporter gives None
     return program.model
+
+
+def _explain(error: BaseException) -> str:
+    """In a line what torch says in pages."""
+    causes = []
+    cause: BaseException | None = error
+    while cause:
+        causes.append(str(cause))
+        cause = cause.__cause__ or cause.__context__
+    story = "\n".join(causes)
+    if "inferred a static shape" in story or "specialized" in story:
+        return (
+            "the batch size would be frozen at that of the example: somewhere the network uses it as a plain number, "
+            "as in x.reshape(2, 64); take x.flatten(1), x.shape[0] or -1"
+        )
+    if "data-dependent" in story:
+        return "its way through the code depends on what the image shows; take torch.where instead of if and while"
+    missing = re.search(r"No ONNX function found for <OpOverload\(op='([\w.]+)'", story)
+    if missing:
+        advice = (
+            ": what does not depend on the image can be computed beforehand, a 3x3 matrix inverted by its adjugate"
+            if "linalg" in missing[1] or "inverse" in missing[1]
+            else ""
+        )
+        return f"ONNX has nothing for {missing[1]}{advice}"
+    return f"torch cannot export the network: {causes[-1].strip().splitlines()[0]}"
 
 
 def _tidy(model: onnx_ir.Model, contract: GraphContract) -> None:

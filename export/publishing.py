@@ -11,8 +11,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from export.description import ExportError, describe
 from export.measurement import Measurement, accuracy_percent, measure
-from export.onnx_export import ExportError, describe, export_onnx
+from export.onnx_export import export_onnx
 from export.parity import TOLERANCES, ParityError, ParityReport, Precision, measure_parity
 from export.parity_cases import Entry
 from export.parity_picture import draw_worst

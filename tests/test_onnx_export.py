@@ -13,8 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 from small_networks import LABELS, NETWORKS, SIZE, Exported, SmallNetwork, export, exported, node, noise, set_attribute
 from torch import Tensor
 
+from export.description import ExportError, describe
 from export.graph_contract import GraphError, SamplerAttributes
-from export.onnx_export import ExportError, describe, export_onnx
+from export.onnx_export import export_onnx
 from stn_serve.metadata import METADATA_KEY, ControlGrid, ModelMetadata
 from training.models.network import Answer, Network, PlacedTransformer
 from training.stn import Affine, Attention
