@@ -127,6 +127,6 @@ def test_recipes_are_the_papers_sets() -> None:
     sets = {name: load_recipe(f"digits_{name}").data.distortion for name in ("r", "rts", "p", "e", "tc")}
     assert sets["r"] == Distortion(rotation_degrees=90)
     assert sets["rts"] == Distortion(canvas=42, rotation_degrees=45, scale=(0.7, 1.2), translate=True)
-    assert sets["p"] == Distortion(scale=(0.75, 1.0), corner_noise_px=5)
+    assert sets["p"] == Distortion(scale=(0.75, 1.0), corner_noise_px=3)
     assert sets["e"] == Distortion(scale=(0.75, 1.0), spline_noise_px=1.5)
     assert sets["tc"] == Distortion(canvas=60, translate=True, clutter=6)
