@@ -51,15 +51,10 @@ def test_schemathesis_finds_nothing(tmp_path: Path) -> None:
     publish_ident(tmp_path)
     publish_vision(tmp_path)
     with running(tmp_path, "--model-control-mode", "explicit", "--allow-shared-memory") as served:
-        command = [
-            Path(sys.executable).with_name("schemathesis"),
-            "--config-file",
-            ROOT / "tests" / "schemathesis.toml",
-        ]
-        phases = ("--phases", "coverage,fuzzing", "--max-examples", "5", "--seed", "1", "--no-color")
-        url = f"http://{served.http}/openapi.json"
-        result = subprocess.run(
-            [*command, "run", url, *phases], capture_output=True, text=True, check=False, cwd=tmp_path
-        )
+        schemathesis = Path(sys.executable).with_name("schemathesis")
+        config = ("--config-file", str(ROOT / "tests" / "schemathesis.toml"))
+        extent = ("--phases", "coverage,fuzzing", "--max-examples", "5", "--seed", "1", "--no-color")
+        command = (str(schemathesis), *config, "run", f"http://{served.http}/openapi.json", *extent)
+        result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
         assert urllib3.request("GET", f"http://{served.http}/v2/health/ready").status == 200
     assert result.returncode == 0, result.stdout
