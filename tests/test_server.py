@@ -81,19 +81,26 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     assert served.process.returncode == 128 + signal.SIGINT
 
 
-async def cancel_one_of_three(address: str) -> NDArray[np.float32]:
-    async with tritonclient.grpc.aio.InferenceServerClient(address) as client:
+def pending(served: Served) -> int:
+    metrics = urllib3.request("GET", f"http://{served.metrics}/metrics").data.decode()
+    (count,) = re.findall(r'nv_inference_pending_request_count{model="slow",version="1"} (\d+)', metrics)
+    return int(count)
+
+
+async def cancel_one_of_three(served: Served) -> NDArray[np.float32]:
+    async with tritonclient.grpc.aio.InferenceServerClient(served.grpc) as client:
         first, second, third = (asyncio.ensure_future(client.infer("slow", [slow_input()])) for _ in range(3))
-        await asyncio.sleep(0.1)
+        while await asyncio.to_thread(pending, served) < 2:  # the first runs, the others have arrived
+            await asyncio.sleep(0.02)
         second.cancel()
         answers = await asyncio.gather(first, third)
         return np.stack([answer.as_numpy("y") for answer in answers])
 
 
 def test_a_cancelled_call_is_counted_and_hurts_nobody(tmp_path: Path) -> None:
-    publish_slow(tmp_path)
+    publish_slow(tmp_path, repeats=40)
     with running(tmp_path) as served:
-        assert asyncio.run(cancel_one_of_three(served.grpc)).shape == (2, 1)
+        assert asyncio.run(cancel_one_of_three(served)).shape == (2, 1)
         metrics = urllib3.request("GET", f"http://{served.metrics}/metrics").data.decode()
     assert 'nv_inference_request_failure{model="slow",reason="CANCELED",version="1"} 1' in metrics
     assert 'nv_inference_request_success{model="slow",version="1"} 2' in metrics
