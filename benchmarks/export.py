@@ -30,7 +30,7 @@ from benchmarks.digits import hardware
 from benchmarks.export_matrix import combinations, measure_cells, render
 from benchmarks.training_speed import time_rounds
 from export.measurement import accuracy_percent
-from export.onnx_export import export_onnx
+from export.onnx_export import export_onnx, quiet_exporter
 from export.quantization import quantize
 from export.source import from_checkpoint
 from training.checkpoint import build_network
@@ -75,17 +75,18 @@ def transformers(folder: Path, side: int = 40) -> dict[str, tuple[Path, dict[str
     files = {}
     for name, kind in (("own grid", Affine), ("F.affine_grid", TorchAffine)):
         path = folder / f"transformer-{name}.onnx"
-        torch.onnx.export(
-            Bare(kind((side, side))).eval(),
-            (maps, parameters),
-            path,
-            input_names=list(feed),
-            opset_version=18,
-            dynamic_shapes={"maps": {0: "batch"}, "parameters": {0: "batch"}},
-            dynamo=True,
-            verbose=False,
-            external_data=False,
-        )
+        with quiet_exporter():
+            torch.onnx.export(
+                Bare(kind((side, side))).eval(),
+                (maps, parameters),
+                path,
+                input_names=list(feed),
+                opset_version=18,
+                dynamic_shapes={"maps": {0: "batch"}, "parameters": {0: "batch"}},
+                dynamo=True,
+                verbose=False,
+                external_data=False,
+            )
         files[name] = path, feed
     return files
 

@@ -106,7 +106,7 @@ def _heads(network: Network) -> list[str]:
 
 def _trace(servable: Servable, example: Tensor, contract: GraphContract) -> onnx_ir.Model:
     try:
-        with _quiet():
+        with quiet_exporter():
             program = torch.onnx.export(
                 servable,
                 (example,),
@@ -159,7 +159,7 @@ def _tidy(model: onnx_ir.Model, contract: GraphContract) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_exporter() -> Iterator[None]:
     """Without the exporter's remarks: none is about anything that a user can change."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
