@@ -66,7 +66,7 @@ def demo(
     data = load_data(with_transformer, device)
     _explain(data, console)
     with_transformer = _fitted_to(with_transformer, data)
-    without = with_transformer.changed(["name=demo_digits_plain", "model.transform=none", "model.output_size=42"])
+    without = with_transformer.changed(["name=demo_digits_plain", "model.transform=none", "model.supersample=1"])
 
     console.rule("2. Training, with a spatial transformer and without")
     directory = output / "with"
