@@ -154,8 +154,22 @@ def memory(target: Target) -> Iterator[Any]:
             client.register_system_shared_memory("numbers", f"/stn_{target.name}", 8192)
             yield client, region
         finally:
-            client.unregister_system_shared_memory("numbers")
+            _unregister(client)
             shared.destroy_shared_memory_region(region)
+
+
+def _unregister(client: Any, patience_s: float = 10.0) -> None:
+    """Triton answers a refused request a moment before it lets go of the memory that the request named."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            client.unregister_system_shared_memory("numbers")
+        except InferenceServerException as error:
+            if "currently in use" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+        else:
+            return
 
 
 def shared_memory(target: Target, module: Any, address: str) -> Any:
