@@ -25,7 +25,7 @@ from stn_serve.prediction import Prediction
 from training.checkpoint import Checkpoint
 from training.cli import pick_device, run
 from training.config import Recipe, load_recipe
-from training.data.digits import Digits
+from training.data.loading import DataSet
 from training.train import CHECKPOINT, load_data
 
 RECIPE = "demo_digits"
@@ -91,7 +91,7 @@ def demo(
     _show_next(output, published.path, console)
 
 
-def _explain(data: Digits, console: Console) -> None:
+def _explain(data: DataSet, console: Console) -> None:
     console.print(
         f"[bold]{data.source}[/]: {data.train_count:,} training digits, rotated by up to 45 degrees, scaled by 0.7 "
         "to 1.2 and placed anywhere on a 42x42 canvas, anew in every epoch (the paper's RTS set)."
@@ -103,7 +103,7 @@ def _explain(data: Digits, console: Console) -> None:
         )
 
 
-def _fitted_to(recipe: Recipe, data: Digits) -> Recipe:
+def _fitted_to(recipe: Recipe, data: DataSet) -> Recipe:
     """As many steps on a small set as on MNIST: epochs make up for what is missing in images."""
     epochs = max(1, round(recipe.training.epochs * 60_000 / data.train_count))
     return recipe.changed([f"training.epochs={epochs}"])
@@ -125,7 +125,7 @@ def _compare(checkpoint: Checkpoint, plain: Checkpoint, console: Console) -> Non
         console.print("The transformer did not pay off in this run; it does when it is trained longer.")
 
 
-def _test_images(data: Digits) -> tuple[NDArray[np.uint8], list[str]]:
+def _test_images(data: DataSet) -> tuple[NDArray[np.uint8], list[str]]:
     images, targets = next(iter(data.test_batches()))
     pixels = (images[:IMAGES_ASKED].clamp(0, 1) * 255).round().byte().movedim(1, -1).cpu().numpy()
     return pixels, [data.labels[target] for target in targets[:IMAGES_ASKED].tolist()]

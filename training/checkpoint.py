@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from training.config import Recipe, RecipeError, recipe_from_fields
-from training.models.digits import DigitNetwork
+from training.models.building import build
 from training.models.network import Network
 
 SCHEMA = "stn-serve checkpoint 1"
@@ -57,7 +57,7 @@ class Checkpoint:
 
 def build_network(recipe: Recipe, input_size: tuple[int, int, int], classes: int) -> Network:
     """The network of a recipe, with fresh weights."""
-    return DigitNetwork(recipe.model, input_size, classes)
+    return build(recipe.model, input_size, classes)
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from training.checkpoint import Checkpoint, build_network, load_checkpoint
 from training.config import Recipe, load_recipe
-from training.data.digits import Digits
+from training.data.loading import DataSet
 from training.evaluate import evaluate as evaluate_network
 from training.models.digits import count_parameters
 from training.models.network import Network
@@ -133,7 +133,7 @@ def pick_device(name: str) -> torch.device:
         raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from error
 
 
-def _sheet(network: Network, data: Digits) -> Image:
+def _sheet(network: Network, data: DataSet) -> Image:
     images, targets = next(iter(data.test_batches()))
     return contact_sheet(network, images[:SHEET_IMAGES], targets[:SHEET_IMAGES], data.labels)
 

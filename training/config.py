@@ -11,6 +11,8 @@ from typing import Any, Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from training.data.digits import DigitsData
+from training.data.loading import DataConfig
+from training.models.building import ModelConfig
 from training.models.digits import DigitsModel
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -60,8 +62,8 @@ class Recipe:
     name: str
     description: str = ""
     seed: int = 0
-    data: DigitsData = field(default_factory=DigitsData)
-    model: DigitsModel = field(default_factory=DigitsModel)
+    data: DataConfig = field(default_factory=DigitsData)
+    model: ModelConfig = field(default_factory=DigitsModel)
     training: Training = field(default_factory=Training)
 
     def to_fields(self) -> dict[str, Any]:

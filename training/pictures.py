@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from training.models.network import Network, PlacedTransformer
-from training.stn import ParallelSpatialTransformer, ThinPlateSpline
+from training.stn import ThinPlateSpline
 
 CELL = 112
 """Height and width of each image on a sheet, in pixels."""
@@ -27,21 +27,23 @@ def contact_sheet(network: Network, images: Tensor, targets: Tensor, labels: Seq
     """One column for each image: the input with what each transformer looks at, what it saw, and the answer.
 
     The outline is that of the transformer's output on the input, its top edge in orange; a thin plate spline shows its
-    control points as well.
+    control points as well. Of a transformer on a feature map it is the part of the image under what it samples.
 
     Args:
         network: in any mode; it is evaluated.
         images: `[N, C, H, W]` in [0, 1].
-        targets: `[N]`, the true classes.
+        targets: `[N]`, the true classes, or `[N, P]`, those of sequences.
         labels: of the classes.
     """
     network.eval()
-    answers = network(images).logits.argmax(-1)
-    columns = [_input_cells(images)]
-    for placed in network.transformers():
-        if placed.place == "image":
-            columns = [_mark(cells, placed, images) for cells in columns] + [_seen_cells(placed, images)]
-    return _assemble(columns, targets, answers, labels)
+    logits, theta = network(images)
+    inputs, seen = [_enlarge(image) for image in images], []
+    for index, placed in enumerate(network.transformers()):
+        thetas = theta[:, index]
+        for cell, one in zip(inputs, thetas, strict=True):
+            _draw_outline(cell, placed, one)
+        seen.append([_enlarge(image) for image in _sample(images, placed, thetas)])
+    return _assemble([inputs, *seen], _texts(targets, labels), _texts(logits.argmax(-1), labels))
 
 
 def stack(sheets: Sequence[tuple[str, Image.Image]]) -> Image.Image:
@@ -71,23 +73,14 @@ def draw_curves(log: Sequence[dict[str, float]], title: str, path: Path) -> None
     figure.savefig(path, dpi=120)
 
 
-def _input_cells(images: Tensor) -> list[Image.Image]:
-    return [_enlarge(image) for image in images]
+def _sample(images: Tensor, placed: PlacedTransformer, theta: Tensor) -> Tensor:
+    sampled: Tensor = placed.module.sampler(images, placed.module.transform.grid(theta))
+    return sampled
 
 
-def _seen_cells(placed: PlacedTransformer, images: Tensor) -> list[Image.Image]:
-    warped = placed.module(images)[0]
-    first = warped[:, 0] if warped.dim() == 5 else warped
-    return [_enlarge(image) for image in first]
-
-
-def _mark(cells: list[Image.Image], placed: PlacedTransformer, images: Tensor) -> list[Image.Image]:
-    theta = placed.module(images)[1]
-    thetas = theta if isinstance(placed.module, ParallelSpatialTransformer) else theta.unsqueeze(1)
-    for cell, several in zip(cells, thetas, strict=True):
-        for one in several:
-            _draw_outline(cell, placed, one)
-    return cells
+def _texts(classes: Tensor, labels: Sequence[str]) -> list[str]:
+    """The label of each image, or its labels position by position."""
+    return ["".join(labels[index] for index in row) for row in classes.reshape(len(classes), -1).tolist()]
 
 
 def _draw_outline(cell: Image.Image, placed: PlacedTransformer, theta: Tensor) -> None:
@@ -114,14 +107,14 @@ def _enlarge(image: Tensor) -> Image.Image:
     return Image.fromarray(pixels).resize((CELL, CELL), Image.Resampling.BILINEAR)
 
 
-def _assemble(rows: list[list[Image.Image]], targets: Tensor, answers: Tensor, labels: Sequence[str]) -> Image.Image:
+def _assemble(rows: list[list[Image.Image]], targets: list[str], answers: list[str]) -> Image.Image:
     step = CELL + GAP
     page = Image.new("RGB", (len(targets) * step + GAP, len(rows) * step + GAP + LABEL_HEIGHT), PAPER)
     draw = ImageDraw.Draw(page)
-    for index, (target, answer) in enumerate(zip(targets.tolist(), answers.tolist(), strict=True)):
+    for index, (target, answer) in enumerate(zip(targets, answers, strict=True)):
         left = GAP + index * step
         for row, cells in enumerate(rows):
             page.paste(cells[index], (left, GAP + row * step))
-        text = labels[answer] if answer == target else f"{labels[answer]} (is {labels[target]})"
+        text = answer if answer == target else f"{answer} (is {target})"
         draw.text((left, GAP + len(rows) * step - 2), text, fill=TEXT if answer == target else WRONG)
     return page

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from training.checkpoint import Checkpoint, CheckpointError, build_network, load_checkpoint, save_checkpoint
 from training.config import Recipe, Training
-from training.data.digits import Digits
+from training.data.loading import DataSet, open_data
 from training.evaluate import evaluate
 from training.models.network import Network
 from training.stn import parameter_groups
@@ -92,7 +92,7 @@ def training_step(
     images = images.contiguous(memory_format=torch.channels_last)
     with autocast(images.device, training):
         logits, _ = network(images)
-    loss = F.cross_entropy(logits.float(), targets, label_smoothing=training.label_smoothing)
+    loss = F.cross_entropy(logits.float().movedim(-1, 1), targets, label_smoothing=training.label_smoothing)
     optimizer.zero_grad()
     loss.backward()
     if training.gradient_clip:
@@ -101,9 +101,9 @@ def training_step(
     return loss
 
 
-def load_data(recipe: Recipe, device: torch.device) -> Digits:
+def load_data(recipe: Recipe, device: torch.device) -> DataSet:
     """The data set of a recipe."""
-    return Digits(recipe.data, device, recipe.seed)
+    return open_data(recipe.data, device, recipe.seed)
 
 
 def build_optimizer(network: Network, training: Training) -> torch.optim.Optimizer:

@@ -1,0 +1,53 @@
+"""Every data set that a recipe can name, and what they have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from training.data.digits import Digits, DigitsData
+
+DataConfig = DigitsData
+"""The `[data]` of a recipe; `family` says which."""
+
+
+class DataSet(Protocol):
+    """Labelled images on a device: images `[N, C, H, W]` in [0, 1], classes `[N]`, or `[N, P]` of sequences."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes."""
+
+    @property
+    def source(self) -> str:
+        """What the images are and where they come from, for people."""
+
+    @property
+    def sha256(self) -> str:
+        """Of all images and labels, so that a model can say what it was trained on."""
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+
+    @property
+    def train_count(self) -> int:
+        """Images in an epoch."""
+
+    def train_batches(self, epoch: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Shuffled, augmented batches that depend on seed and epoch alone."""
+
+    def test_batches(self, batch_size: int = 1000) -> Iterator[tuple[Tensor, Tensor]]:
+        """The test images, always the same."""
+
+
+def open_data(config: DataConfig, device: torch.device, seed: int) -> DataSet:
+    """The data set of a configuration.
+
+    Raises:
+        DataError: it cannot be had, or is damaged.
+    """
+    return Digits(config, device, seed)
