@@ -1,151 +1,141 @@
-"""Prometheus metrics with Triton's names, labels and types, so that its dashboards and alerts work unchanged.
+"""What a process has counted, under Triton's names, labels and types, so that its dashboards and alerts work unchanged.
 
-Written by hand: prometheus_client would name a counter `nv_inference_count_total`.
+The names are written out: prometheus_client would make `nv_inference_count_total` of a counter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.process_collector import ProcessCollector
 
-from stn_serve.errors import MethodNotAllowed, NotFound, ServingError
-from stn_serve.http_messages import Receive, Response, Scope, Send, error_response, send_response
+from stn_serve.exposition import Family, Kind, Labels, Merge, Value, labels
 from stn_serve.registry import ModelRegistry, ServedModel
 
-CONTENT_TYPE = "text/plain; charset=utf-8"
 
-
-class Family(NamedTuple):
-    """One metric, read from each model when it is scraped."""
+class ModelMetric(NamedTuple):
+    """A metric with one series for each version of a model."""
 
     name: str
-    type: str
+    kind: Kind
     help: str
-    value: Callable[[ServedModel], float]
+    value: Callable[[ServedModel], Value]
+    merge: Merge = "sum"
 
 
-FAMILIES = (
-    Family(
-        "nv_inference_request_success",
-        "counter",
-        "Number of successful inference requests, all batch sizes",
-        lambda served: served.statistics.success.count,
-    ),
-    Family(
+SUCCESS = ModelMetric(
+    "nv_inference_request_success",
+    "counter",
+    "Number of successful inference requests, all batch sizes",
+    lambda served: served.statistics.success.count,
+)
+
+MODEL_METRICS = (
+    ModelMetric(
         "nv_inference_count",
         "counter",
         "Number of inferences performed (does not include cached requests)",
         lambda served: served.statistics.inference_count,
     ),
-    Family(
+    ModelMetric(
         "nv_inference_exec_count",
         "counter",
         "Number of model executions performed (does not include cached requests)",
         lambda served: served.statistics.execution_count,
     ),
-    Family(
+    ModelMetric(
         "nv_inference_request_duration_us",
         "counter",
         "Cumulative inference request duration in microseconds (includes cached requests)",
         lambda served: served.statistics.success.ns // 1000,
     ),
-    Family(
+    ModelMetric(
         "nv_inference_queue_duration_us",
         "counter",
         "Cumulative inference queuing duration in microseconds (includes cached requests)",
         lambda served: served.statistics.queue.ns // 1000,
     ),
-    Family(
+    ModelMetric(
         "nv_inference_compute_input_duration_us",
         "counter",
         "Cumulative compute input duration in microseconds (does not include cached requests)",
         lambda served: served.statistics.compute.compute_input.ns // 1000,
     ),
-    Family(
+    ModelMetric(
         "nv_inference_compute_infer_duration_us",
         "counter",
         "Cumulative compute inference duration in microseconds (does not include cached requests)",
         lambda served: served.statistics.compute.compute_infer.ns // 1000,
     ),
-    Family(
+    ModelMetric(
         "nv_inference_compute_output_duration_us",
         "counter",
         "Cumulative inference compute output duration in microseconds (does not include cached requests)",
         lambda served: served.statistics.compute.compute_output.ns // 1000,
     ),
-    Family(
+    ModelMetric(
         "nv_inference_pending_request_count",
         "gauge",
         "Instantaneous number of pending requests awaiting execution per-model.",
         lambda served: served.batcher.pending_count,
     ),
-    Family(
+    ModelMetric(
         "nv_model_load_duration_secs",
         "gauge",
         "Model load time in seconds",
         lambda served: served.load_s,
+        merge="max",
     ),
 )
 
-FAILURES = ("nv_inference_request_failure", "counter", "Number of failed inference requests, all batch sizes")
+PROCESS_MERGES: dict[str, Merge] = {
+    "process_start_time_seconds": "max",  # the youngest process: it shows that one was restarted
+    "process_max_fds": "max",
+}
 
 
-class MetricsApi:
-    """The ASGI application of the metrics port."""
+class Metrics:
+    """Takes the snapshots of one process."""
 
     def __init__(self, registry: ModelRegistry) -> None:
-        self._models = registry
-        self._process = CollectorRegistry()
-        ProcessCollector(registry=self._process)
+        self._registry = registry
+        self._process = ProcessCollector(registry=None)
 
-    async def __call__(self, scope: Scope, _: Receive, send: Send) -> None:
-        """Answer `GET /metrics`."""
-        try:
-            response = self._respond(scope["method"], scope["path"])
-        except ServingError as error:
-            response = error_response(error)
-        await send_response(send, response)
+    async def snapshot(self) -> list[Family]:
+        """Everything that is counted in this process, now."""
+        models = list(self._registry)
+        return [
+            _family(SUCCESS, models),
+            _failures(models),
+            *(_family(metric, models) for metric in MODEL_METRICS),
+            *self._process_families(),
+        ]
 
-    def render(self) -> str:
-        """The exposition text: every model's counters, then the process's."""
-        return "\n".join(_lines(list(self._models))) + "\n" + generate_latest(self._process).decode()
-
-    def _respond(self, method: str, path: str) -> Response:
-        if path != "/metrics":
-            raise NotFound("Not Found")
-        if method != "GET":
-            raise MethodNotAllowed("GET")
-        return Response(self.render().encode(), content_type=CONTENT_TYPE)
+    def _process_families(self) -> Iterator[Family]:
+        for metric in self._process.collect():
+            for sample in metric.samples:
+                kind: Kind = "counter" if metric.type == "counter" else "gauge"
+                merge = PROCESS_MERGES.get(sample.name, "sum")
+                yield Family(sample.name, kind, metric.documentation, {(): sample.value}, merge)
 
 
-def _lines(models: list[ServedModel]) -> Iterator[str]:
-    for family in FAMILIES:
-        yield from _head(family.name, family.type, family.help)
-        for served in models:
-            yield f"{family.name}{{{_model_label(served)},{_version_label(served)}}} {family.value(served)}"
-        if family.name == "nv_inference_request_success":
-            yield from _failures(models)
+def _family(metric: ModelMetric, models: Sequence[ServedModel]) -> Family:
+    samples = {model_labels(served): metric.value(served) for served in models}
+    return Family(metric.name, metric.kind, metric.help, samples, metric.merge)
 
 
-def _failures(models: list[ServedModel]) -> Iterator[str]:
-    name, _, _ = FAILURES
-    yield from _head(*FAILURES)
-    for served in models:
-        for reason, count in served.statistics.failures.items():
-            yield f'{name}{{{_model_label(served)},reason="{reason}",{_version_label(served)}}} {count}'
+def _failures(models: Iterable[ServedModel]) -> Family:
+    samples = {
+        model_labels(served, reason=reason): count
+        for served in models
+        for reason, count in served.statistics.failures.items()
+    }
+    return Family(
+        "nv_inference_request_failure", "counter", "Number of failed inference requests, all batch sizes", samples
+    )
 
 
-def _head(name: str, kind: str, text: str) -> tuple[str, str]:
-    return f"# HELP {name} {text}", f"# TYPE {name} {kind}"
-
-
-def _model_label(served: ServedModel) -> str:
-    escaped = served.model.name.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
-    return f'model="{escaped}"'
-
-
-def _version_label(served: ServedModel) -> str:
-    return f'version="{served.model.version}"'
+def model_labels(served: ServedModel, **more: str) -> Labels:
+    """The labels of a version's series."""
+    return labels(model=served.model.name, version=str(served.model.version), **more)

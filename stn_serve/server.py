@@ -24,7 +24,8 @@ from stn_serve.http_server import HttpServer
 from stn_serve.images import ImageLimits
 from stn_serve.inference import Inference
 from stn_serve.log_settings import LogSettings
-from stn_serve.metrics import MetricsApi
+from stn_serve.metrics import Metrics
+from stn_serve.metrics_api import MetricsApi
 from stn_serve.registry import ModelRegistry
 from stn_serve.settings import ServerSettings
 from stn_serve.shared_memory import SharedMemory
@@ -83,7 +84,7 @@ async def _serve(settings: ServerSettings, announce: Announce) -> None:
         http = HttpServer(
             HttpApi(inference, control, images, settings.max_message_bytes), http_socket, settings.grace_s
         )
-        metrics = HttpServer(MetricsApi(registry), metrics_socket, settings.grace_s)
+        metrics = HttpServer(MetricsApi(Metrics(registry).snapshot), metrics_socket, settings.grace_s)
         await asyncio.gather(grpc_server.start(), http.start(), metrics.start())
 
         addresses = Addresses(_host_port(settings.host, grpc_port), _address(http_socket), _address(metrics_socket))
