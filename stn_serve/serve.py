@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -12,35 +12,10 @@ from rich.table import Table
 
 from stn_serve.registry import ModelRegistry
 from stn_serve.server import Addresses, run
-from stn_serve.settings import ServerSettings
-
-DEFAULTS = ServerSettings(model_repository=Path("model_repository"))
+from stn_serve.setting_sources import parameters, read_settings, show
 
 
-def serve(
-    model_repository: Annotated[
-        Path, typer.Option(help="Directory with NAME/config.pbtxt and NAME/1/model.onnx for each model.")
-    ] = DEFAULTS.model_repository,
-    model_control_mode: Annotated[
-        str, typer.Option(help="none, or explicit: clients may load and unload models.")
-    ] = DEFAULTS.model_control_mode,
-    host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 for every interface.")] = DEFAULTS.host,
-    grpc_port: Annotated[int, typer.Option(help="0 takes a free port.")] = DEFAULTS.grpc_port,
-    http_port: Annotated[int, typer.Option(help="0 takes a free port.")] = DEFAULTS.http_port,
-    metrics_port: Annotated[int, typer.Option(help="0 takes a free port.")] = DEFAULTS.metrics_port,
-    max_message_bytes: Annotated[int, typer.Option(help="Largest request and image.")] = DEFAULTS.max_message_bytes,
-    max_image_pixels: Annotated[int, typer.Option(help="Largest width x height.")] = DEFAULTS.max_image_pixels,
-    allow_shared_memory: Annotated[
-        bool, typer.Option("--allow-shared-memory", help="Clients on this machine may pass tensors in shared memory.")
-    ] = DEFAULTS.allow_shared_memory,
-    grace_s: Annotated[
-        float, typer.Option(help="Seconds that a stopping server waits for the requests in flight.")
-    ] = DEFAULTS.grace_s,
-    ready_file: Annotated[
-        Path | None, typer.Option(help="Write the addresses to this file as JSON once the server is ready.")
-    ] = None,
-    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
-) -> None:
+def serve(context: typer.Context, show_settings: bool, **values: Any) -> None:  # noqa: ANN401 - the settings
     """Serve the models of a repository over gRPC and HTTP, with metrics for Prometheus.
 
     For example:
@@ -50,22 +25,39 @@ def serve(
         stn serve --host 0.0.0.0 --grpc-port 9001 --http-port 9000 --metrics-port 9002
 
         stn serve --grpc-port 0 --http-port 0 --metrics-port 0 --ready-file addresses.json
+
+        stn serve --show-settings > stn.toml; stn serve --config stn.toml
+
+    Each setting may also be an environment variable, such as STN_SERVE_GRPC_PORT=9001, or a line of a TOML file, such
+    as grpc_port = 9001. A flag comes before a variable, and a variable before the file.
     """
-    _configure_logging(log_level)
-    settings = ServerSettings(
-        model_repository=model_repository,
-        model_control_mode=model_control_mode,
-        host=host,
-        grpc_port=grpc_port,
-        http_port=http_port,
-        metrics_port=metrics_port,
-        max_message_bytes=max_message_bytes,
-        max_image_pixels=max_image_pixels,
-        allow_shared_memory=allow_shared_memory,
-        grace_s=grace_s,
-        ready_file=ready_file,
-    )
+    settings = read_settings(values)
+    if show_settings:
+        typer.echo(show(settings, context))
+        return
+    _configure_logging(settings.log_level)
     run(settings, announce)
+
+
+def _signature() -> inspect.Signature:
+    """Of the command: its flags are the settings."""
+    own = [
+        inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context),
+        inspect.Parameter(
+            "show_settings",
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            default=False,
+            annotation=Annotated[
+                bool, typer.Option("--show-settings", help="Print every setting and where it comes from, and end.")
+            ],
+        ),
+    ]
+    return inspect.Signature([*own, *parameters()])
+
+
+# typer reads both.
+serve.__signature__ = _signature()  # type: ignore[attr-defined]
+serve.__annotations__ = {name: parameter.annotation for name, parameter in _signature().parameters.items()}
 
 
 def announce(registry: ModelRegistry, addresses: Addresses) -> None:
@@ -83,8 +75,6 @@ def announce(registry: ModelRegistry, addresses: Addresses) -> None:
 
 
 def _configure_logging(level: str) -> None:
-    levels = logging.getLevelNamesMapping()
-    if level.upper() not in levels:
-        raise ValueError(f"--log-level is {level!r}, expected debug, info, warning or error")
-    logging.basicConfig(level=levels[level.upper()], format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("uvicorn").setLevel(max(levels[level.upper()], logging.WARNING))
+    number = logging.getLevelNamesMapping()[level.upper()]
+    logging.basicConfig(level=number, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("uvicorn").setLevel(max(number, logging.WARNING))

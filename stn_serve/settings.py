@@ -1,53 +1,118 @@
-"""What a server is started with."""
+"""What a server is started with: each setting once, with its type, default, limits and help.
+
+The flags of `stn serve`, the environment variables and the keys of a configuration file all derive from here: see
+`setting_sources`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Annotated, Any, NamedTuple, get_args, get_type_hints
 
 from stn_serve.errors import ConfigurationError
 
-CONTROL_MODES = ("none", "explicit")
+
+@dataclass(frozen=True)
+class About:
+    """What a setting is for, and what it may be."""
+
+    topic: str
+    """Under which the help lists it."""
+    help: str
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] = ()
+
+    def check(self, name: str, value: Any) -> None:  # noqa: ANN401 - of the setting's type
+        """Refuse what is outside.
+
+        Raises:
+            ConfigurationError: names the setting, what it is and what was expected.
+        """
+        if self.choices and value not in self.choices:
+            *others, last = self.choices
+            raise ConfigurationError(f"{name} is '{value}', expected {', '.join(others)} or {last}")
+        if self.minimum is None or value is None:
+            return
+        if self.maximum is None and not self.minimum <= value < float("inf"):
+            raise ConfigurationError(f"{name} is {value}, expected {self.minimum} or more")
+        if self.maximum is not None and not self.minimum <= value <= self.maximum:
+            raise ConfigurationError(f"{name} is {value}, expected {self.minimum} to {self.maximum}")
+
+
+Port = Annotated[int, About("Network", "0 takes a free port.", 0, 65535)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServerSettings:
-    """Checked when it is made; each field is a flag of `stn serve`."""
+    """Checked when it is made."""
 
-    model_repository: Path
-    model_control_mode: str = "none"
-    """`explicit` lets clients load and unload models."""
-    host: str = "127.0.0.1"
-    """Where to listen; 0.0.0.0 is every interface."""
-    grpc_port: int = 8001
-    """0 takes a free one; so do the others."""
-    http_port: int = 8000
-    metrics_port: int = 8002
-    max_message_bytes: int = 64 * 2**20
-    """Largest request body or message, and largest encoded image."""
-    max_image_pixels: int = 50_000_000
-    """Largest width times height of an image that is decoded."""
-    allow_shared_memory: bool = False
-    """Whether clients on this machine may pass tensors in shared memory, and so read and write what is in there."""
-    grace_s: float = 30.0
-    """How long a stopping server waits for the requests in flight."""
-    ready_file: Path | None = None
-    """Where to write the addresses as JSON once the server is ready."""
+    model_repository: Annotated[
+        Path, About("Models", "Directory with NAME/config.pbtxt and NAME/1/model.onnx for each model.")
+    ] = Path("model_repository")
+    model_control_mode: Annotated[
+        str,
+        About("Models", "none, or explicit: clients may load and unload models.", choices=("none", "explicit")),
+    ] = "none"
+
+    host: Annotated[str, About("Network", "Where to listen; 0.0.0.0 for every interface.")] = "127.0.0.1"
+    grpc_port: Port = 8001
+    http_port: Port = 8000
+    metrics_port: Port = 8002
+
+    max_message_bytes: Annotated[
+        int, About("Limits", "Largest request body or message, and largest encoded image.", 1, 2**31 - 1)
+    ] = 64 * 2**20
+    max_image_pixels: Annotated[
+        int, About("Limits", "Largest width times height of an image that is decoded.", 1, 2**31 - 1)
+    ] = 50_000_000
+    allow_shared_memory: Annotated[
+        bool,
+        About(
+            "Security",
+            "Clients on this machine may pass tensors in shared memory, and so read and write what is in there.",
+        ),
+    ] = False
+
+    grace_s: Annotated[
+        float, About("Process", "Seconds that a stopping server waits for the requests in flight.", 0)
+    ] = 30.0
+    ready_file: Annotated[
+        Path | None, About("Process", "Write the addresses to this file as JSON once the server is ready.")
+    ] = None
+    log_level: Annotated[
+        str,
+        About("Logs", "debug, info, warning or error.", choices=("debug", "info", "warning", "error")),
+    ] = "info"
 
     def __post_init__(self) -> None:
-        if self.model_control_mode not in CONTROL_MODES:
-            raise ConfigurationError(
-                f"model_control_mode is '{self.model_control_mode}', expected {' or '.join(CONTROL_MODES)}"
-            )
-        ports = {"grpc_port": self.grpc_port, "http_port": self.http_port, "metrics_port": self.metrics_port}
-        for name, port in ports.items():
-            if not 0 <= port <= 65535:
-                raise ConfigurationError(f"{name} is {port}, expected 0 to 65535")
+        for setting in SETTINGS:
+            setting.about.check(setting.name, getattr(self, setting.name))
+        ports = {name: getattr(self, name) for name in ("grpc_port", "http_port", "metrics_port")}
         taken = [port for port in ports.values() if port]
         if len(set(taken)) != len(taken):
             raise ConfigurationError(f"the ports must differ: {', '.join(f'{k} is {v}' for k, v in ports.items())}")
-        for name in ("max_message_bytes", "max_image_pixels"):
-            if not 0 < getattr(self, name) < 2**31:
-                raise ConfigurationError(f"{name} is {getattr(self, name)}, expected 1 to {2**31 - 1}")
-        if not 0 <= self.grace_s < float("inf"):
-            raise ConfigurationError(f"grace_s is {self.grace_s}, expected a time in seconds")
+
+
+class Setting(NamedTuple):
+    """A field of `ServerSettings`."""
+
+    name: str
+    type: Any
+    """Without the annotation: `int`, `Path | None`, `tuple[str, ...]`."""
+    default: Any
+    about: About
+
+
+def _settings() -> tuple[Setting, ...]:
+    hints = get_type_hints(ServerSettings, include_extras=True)
+    return tuple(Setting(field.name, *_parted(hints[field.name], field.default)) for field in fields(ServerSettings))
+
+
+def _parted(hint: object, default: object) -> tuple[object, object, About]:
+    kind, about = get_args(hint)
+    return kind, default, about
+
+
+SETTINGS = _settings()

@@ -48,5 +48,5 @@ def test_an_unknown_command_or_option_is_a_usage_error() -> None:
     result = run_stn("serve", "--log-level", "loud")
     assert (result.returncode, result.stderr) == (
         2,
-        "stn: error: --log-level is 'loud', expected debug, info, warning or error\n",
+        "stn: error: log_level is 'loud', expected debug, info, warning or error\n",
     )
