@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha import reflection
 from tritonclient.grpc import service_pb2
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceServicer, add_GRPCInferenceServiceServicer_to_server
 
-from stn_serve import grpc_tensors
+from stn_serve import calls, grpc_tensors
 from stn_serve.control import NO_CUDA, Control, check_no_cuda_region, check_repository
 from stn_serve.errors import ServingError, Unavailable, Unsupported
 from stn_serve.grpc_health import HealthService
@@ -26,6 +26,8 @@ from stn_serve.proto.image_prediction_pb2_grpc import ImagePredictionServicer, a
 from stn_serve.vision import ImagePrediction
 
 logger = logging.getLogger(__name__)
+
+PROTOCOL = "grpc"
 
 MAX_DETAILS = 4096
 """Characters of a status message: gRPC sends it as a header, and clients refuse headers of more than 8 KB."""
@@ -67,18 +69,20 @@ def _answering(method: Method[Answer]) -> Method[Answer]:
 
     @wraps(method)
     async def answer(service: object, request: object, context: Context) -> Answer:
-        try:
-            return await method(service, request, context)
-        except ServingError as error:
-            await _abort(context, error)
-        except Exception:
-            logger.exception("%s failed", method.__qualname__)
-            await _abort(context, INTERNAL_ERROR)
+        with calls.called(PROTOCOL, method.__name__):
+            try:
+                return await method(service, request, context)
+            except ServingError as error:
+                await _abort(context, error)
+            except Exception:
+                logger.exception("%s failed", method.__qualname__)
+                await _abort(context, INTERNAL_ERROR)
 
     return answer
 
 
 async def _abort(context: Context, error: ServingError) -> NoReturn:
+    calls.fail(error)
     await context.abort(error.grpc_code, str(error)[:MAX_DETAILS])
 
 
@@ -186,18 +190,20 @@ class InferenceService(GRPCInferenceServiceServicer):  # type: ignore[misc]  # t
         return service_pb2.LogSettingsResponse(settings=values)
 
     async def _infer(self, request: Message) -> Message:
+        calls.note(request.model_name, request.model_version, request.id)
         parsed = grpc_tensors.parse(request, self._control.shared_memory)
         return grpc_tensors.serialize(await self._inference.infer(parsed))
 
     async def _stream_infer(self, request: Message) -> Message:
         """An answer in a stream, errors included; each is the final one of its request."""
-        try:
-            response = await self._infer(request)
-        except ServingError as error:
-            return _stream_error(request, error)
-        except Exception:
-            logger.exception("ModelStreamInfer failed")
-            return _stream_error(request, INTERNAL_ERROR)
+        with calls.called(PROTOCOL, "ModelStreamInfer"):
+            try:
+                response = await self._infer(request)
+            except ServingError as error:
+                return _stream_error(request, error)
+            except Exception:
+                logger.exception("ModelStreamInfer failed")
+                return _stream_error(request, INTERNAL_ERROR)
         response.parameters["triton_final_response"].bool_param = True
         return service_pb2.ModelStreamInferResponse(infer_response=response)
 
@@ -218,13 +224,18 @@ class ImagePredictionService(ImagePredictionServicer):
     async def PredictStream(
         self, requests: AsyncIterator[image_prediction_pb2.PredictRequest], context: Context
     ) -> AsyncIterator[image_prediction_pb2.PredictResponse]:
-        async for response in answer_in_order(requests, self._images.respond, self._stopping):
+        async for response in answer_in_order(requests, self._respond, self._stopping):
             yield response
         if self._stopping.is_set():
             await _abort(context, Unavailable("Server is stopping"))
 
+    async def _respond(self, request: image_prediction_pb2.PredictRequest) -> image_prediction_pb2.PredictResponse:
+        with calls.called(PROTOCOL, "PredictStream"):
+            return await self._images.respond(request)
+
 
 def _stream_error(request: Message, error: ServingError) -> Message:
+    calls.fail(error)
     return service_pb2.ModelStreamInferResponse(
         error_message=str(error), infer_response=service_pb2.ModelInferResponse(id=request.id)
     )

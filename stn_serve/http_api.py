@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from google.protobuf.message import Message
 
-from stn_serve import http_tensors, openapi
+from stn_serve import calls, http_tensors, openapi
 from stn_serve.compression import compress, decompress, preferred_encoding
 from stn_serve.control import Control
 from stn_serve.errors import (
@@ -41,6 +41,9 @@ logger = logging.getLogger(__name__)
 
 HEADER_LENGTH = "inference-header-content-length"
 
+MAX_PATH = 128
+"""Characters of a path that is not ours which the log repeats."""
+
 
 class HttpApi:
     """The ASGI application."""
@@ -70,19 +73,23 @@ class HttpApi:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request."""
-        try:
-            response = await self._respond(scope, receive)
-        except Cancelled:
-            return
-        except ServingError as error:
-            response = error_response(error)
-        except Exception:
-            logger.exception("%s %s failed", scope["method"], scope["path"])
-            response = error_response(ServingError("internal error; the server's log tells more"))
-        await send_response(send, response)
+        with calls.called("http", f"{scope['method']} {scope['path'][:MAX_PATH]}") as call:
+            try:
+                response = await self._respond(call, scope, receive)
+            except Cancelled as error:
+                calls.fail(error)
+                return
+            except ServingError as error:
+                response = _failed(error)
+            except Exception:
+                logger.exception("%s failed", call.operation)
+                response = _failed(ServingError("internal error; the server's log tells more"))
+            await send_response(send, response)
 
-    async def _respond(self, scope: Scope, receive: Receive) -> Response:
+    async def _respond(self, call: calls.Call, scope: Scope, receive: Receive) -> Response:
         route, names = self._route(scope["method"], scope["path"])
+        call.operation = f"{route.method} {route.path}"
+        calls.note(names.get("model", ""), names.get("version", ""))
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         body = await read_body(receive, headers, self._max_message_bytes)
         if headers.get("content-encoding", "identity") != "identity":
@@ -145,6 +152,11 @@ class HttpApi:
 
     async def _predict(self, request: Request) -> Response:
         return _message(await self._images.predict(predict_request(request)))
+
+
+def _failed(error: ServingError) -> Response:
+    calls.fail(error)
+    return error_response(error)
 
 
 async def _compressed(response: Response, encoding: str) -> Response:

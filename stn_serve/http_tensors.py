@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 from numpy.typing import NDArray
 
+from stn_serve import calls
 from stn_serve.errors import InvalidRequest
 from stn_serve.inference import InferResponse
 from stn_serve.model import Model
@@ -44,12 +45,14 @@ def parse(
     """
     document, raw = _split(body, header_length)
     fields = _object("body", _loads(document))
+    identity = _get(fields, "id", str, "")
+    calls.note(model_name, model_version, identity)  # whatever is wrong with the rest
     parameters = _parameters(fields)
     outputs = [_object("outputs", output) for output in _list(fields, "outputs")] if "outputs" in fields else []
     request = InferRequest(
         model_name=model_name,
         model_version=model_version,
-        id=_get(fields, "id", str, ""),
+        id=identity,
         inputs=_inputs(fields, _RawTensors(raw, model_name), shared_memory),
         outputs=[_requested_output(output, shared_memory) for output in outputs],
         timeout_us=timeout_us(parameters) if parameters else 0,

@@ -14,6 +14,7 @@ from typing import Any
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
+from stn_serve import calls
 from stn_serve.errors import InvalidRequest, NotFound
 from stn_serve.model import TensorSignature
 from stn_serve.outputs import OutputTensor, deliver
@@ -125,6 +126,7 @@ class Inference:
             ModelFailure: the model failed.
         """
         served = self.registry.find(request.model_name, request.model_version)
+        calls.note(served.model.name, str(served.model.version), request.id)
         answer = await served.infer(request)
         signatures = {spec.name: spec for spec in served.model.outputs}
         wanted = {output.name: output for output in request.outputs}

@@ -18,7 +18,7 @@ class LogSettings(logging.Filter):
 
     def __init__(self) -> None:
         super().__init__()
-        level = logging.getLogger().getEffectiveLevel()
+        level = logging.getLogger("stn_serve").getEffectiveLevel()
         self._enabled = {name: level <= number for name, number in LEVELS.items()}
         self._verbose_level = int(level <= logging.DEBUG)
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from prometheus_client.process_collector import ProcessCollector
 
+from stn_serve import logs
 from stn_serve.exposition import Family, Kind, Labels, Merge, Value, labels
 from stn_serve.registry import ModelRegistry, ServedModel
 
@@ -109,6 +110,12 @@ class Metrics:
             _family(SUCCESS, models),
             _failures(models),
             *(_family(metric, models) for metric in MODEL_METRICS),
+            Family(
+                "stn_log_lines_lost_total",
+                "counter",
+                "Lines of the log that could not be written",
+                {(): logs.lost_lines()},
+            ),
             *self._process_families(),
         ]
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import inspect
 import logging
+from contextlib import suppress
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from stn_serve import logs
 from stn_serve.registry import ModelRegistry
 from stn_serve.server import Addresses, run
 from stn_serve.setting_sources import parameters, read_settings, show
+
+logger = logging.getLogger(__name__)
 
 
 def serve(context: typer.Context, show_settings: bool, **values: Any) -> None:  # noqa: ANN401 - the settings
@@ -35,8 +40,8 @@ def serve(context: typer.Context, show_settings: bool, **values: Any) -> None:  
     if show_settings:
         typer.echo(show(settings, context))
         return
-    _configure_logging(settings.log_level)
-    run(settings, announce)
+    logs.configure(settings.log_level, settings.log_format)
+    run(settings, log_announcement if settings.log_format == "json" else announce)
 
 
 def _signature() -> inspect.Signature:
@@ -71,10 +76,13 @@ def announce(registry: ModelRegistry, addresses: Addresses) -> None:
     ports.add_row("gRPC", addresses.grpc)
     ports.add_row("HTTP", f"http://{addresses.http}")
     ports.add_row("metrics", f"http://{addresses.metrics}/metrics")
-    console.print(models, ports)
+    with suppress(OSError):  # stdout may lead to a full disk, or be closed
+        console.print(models, ports)
 
 
-def _configure_logging(level: str) -> None:
-    number = logging.getLevelNamesMapping()[level.upper()]
-    logging.basicConfig(level=number, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("uvicorn").setLevel(max(number, logging.WARNING))
+def log_announcement(registry: ModelRegistry, addresses: Addresses) -> None:
+    """The same for machines, as lines of the log."""
+    for entry in registry.index:
+        fields = {"model": entry.name, "version": str(entry.version or ""), "reason": entry.reason}
+        logger.info("model %s", "ready" if entry.served else "unavailable", extra={"fields": fields})
+    logger.info("serving", extra={"fields": asdict(addresses)})

@@ -83,8 +83,15 @@ class ServerSettings:
     ] = None
     log_level: Annotated[
         str,
-        About("Logs", "debug, info, warning or error.", choices=("debug", "info", "warning", "error")),
+        About(
+            "Logs",
+            "debug (a line for each request), info (for those that fail), warning or error.",
+            choices=("debug", "info", "warning", "error"),
+        ),
     ] = "info"
+    log_format: Annotated[str, About("Logs", "console, or json: one object a line.", choices=("console", "json"))] = (
+        "console"
+    )
 
     def __post_init__(self) -> None:
         for setting in SETTINGS:

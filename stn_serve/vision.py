@@ -15,6 +15,7 @@ from contextlib import ExitStack, nullcontext
 
 from PIL import Image
 
+from stn_serve import calls
 from stn_serve.budget import Budget
 from stn_serve.description import MAX_CROP_SIDE, Array, Prepared, add_crops, describe
 from stn_serve.errors import InvalidRequest, PayloadTooLarge, ServingError, Unsupported
@@ -67,7 +68,9 @@ class ImagePrediction:
             PayloadTooLarge: too many images, or pixels.
             Unavailable: too many images, or pixels, are in work.
         """
+        calls.note(request.model_name, request.model_version, request.id)
         served = self._find(request.model_name, request.model_version)
+        calls.note(served.model.name, str(served.model.version), request.id)
         metadata = _image_metadata(served)
         _check(request)
         loop = asyncio.get_running_loop()
@@ -79,6 +82,7 @@ class ImagePrediction:
             results = await asyncio.gather(*(self._answer(served, metadata, request, image) for image in opened))
         if len(results) == 1 and isinstance(results[0], ServingError):
             raise results[0]
+        calls.failed(sum(isinstance(result, ServingError) for result in results))
         return messages.PredictResponse(
             model_name=served.model.name,
             model_version=str(served.model.version),
@@ -91,10 +95,10 @@ class ImagePrediction:
         try:
             return await self.predict(request)
         except ServingError as error:
-            return messages.PredictResponse(id=request.id, error=_failure(error))
+            return _failed_response(request, error)
         except Exception:
             logger.exception("a request for model '%s' could not be answered", request.model_name)
-            return messages.PredictResponse(id=request.id, error=_failure(ServingError(SURPRISE)))
+            return _failed_response(request, ServingError(SURPRISE))
 
     def close(self) -> None:
         """End the threads."""
@@ -146,9 +150,11 @@ class ImagePrediction:
     ) -> messages.Prediction:
         loop = asyncio.get_running_loop()
         with served.counting_failures():
-            prepared = await loop.run_in_executor(self._decoding, _prepare, image, metadata.input, request.crops)
+            with calls.spending("decode"):
+                prepared = await loop.run_in_executor(self._decoding, _prepare, image, metadata.input, request.crops)
             names = ("logits", "theta") if metadata.transformers else ("logits",)
             answer = await served.run(ValidRequest({"image": prepared.pixels[None]}, names, 1))
+            calls.answered(1, answer)
         return await loop.run_in_executor(self._decoding, _finish, metadata, prepared, answer.outputs, request)
 
 
@@ -188,6 +194,11 @@ def _check(request: messages.PredictRequest) -> None:
         raise PayloadTooLarge(f"the request holds {len(request.images)} images, more than the {MAX_IMAGES} allowed")
     if request.crop_side > MAX_CROP_SIDE:
         raise InvalidRequest(f"crop_side is {request.crop_side}, expected 0 to {MAX_CROP_SIDE} pixels")
+
+
+def _failed_response(request: messages.PredictRequest, error: ServingError) -> messages.PredictResponse:
+    calls.fail(error)
+    return messages.PredictResponse(id=request.id, error=_failure(error))
 
 
 def _result(outcome: messages.Prediction | ServingError) -> messages.ImageResult:
