@@ -124,7 +124,7 @@ class InferenceService(GRPCInferenceServiceServicer):  # type: ignore[misc]  # t
     @_answering
     async def RepositoryIndex(self, request: Message, _: Context) -> Message:
         check_repository(request.repository_name)
-        return self._inference.repository_index(request.ready)
+        return await self._inference.repository_index(request.ready)
 
     @_answering
     async def ModelInfer(self, request: Message, _: Context) -> Message:

@@ -40,7 +40,7 @@ class HttpControl:
         ready_only = _fields(request).get("ready", False)
         if not isinstance(ready_only, bool):
             raise InvalidRequest("'ready' must be a boolean")
-        index = to_json(self._inference.repository_index(ready_only))
+        index = to_json(await self._inference.repository_index(ready_only))
         return json_response([{name: value for name, value in entry.items() if value} for entry in index["models"]])
 
     async def _load(self, request: Request) -> Response:

@@ -18,7 +18,8 @@ from stn_serve import calls
 from stn_serve.errors import InvalidRequest, NotFound
 from stn_serve.model import TensorSignature
 from stn_serve.outputs import OutputTensor, deliver
-from stn_serve.registry import ModelRegistry, ServedModel
+from stn_serve.registry import ModelRegistry
+from stn_serve.served_model import ServedModel
 from stn_serve.statistics import ComputeDurations, Duration
 from stn_serve.validation import InferRequest, RequestedOutput
 
@@ -59,7 +60,7 @@ class Inference:
 
     def server_ready(self) -> bool:
         """Whether requests should be sent here."""
-        return not self.stopping.is_set()
+        return self.registry.ready and not self.stopping.is_set()
 
     def stop(self) -> None:
         """Be ready no more, and tell who watches."""
@@ -102,13 +103,14 @@ class Inference:
             model_stats=[_model_statistics(served) for served in self._counted(name, version)]
         )
 
-    def repository_index(self, ready_only: bool) -> service_pb2.RepositoryIndexResponse:
-        """Every version of every model, and why those that are not served are not."""
+    async def repository_index(self, ready_only: bool) -> service_pb2.RepositoryIndexResponse:
+        """Every version of every model, and why some are not served; of a model that was never loaded the name."""
+        await self.registry.look()
         entries = [
             service_pb2.RepositoryIndexResponse.ModelIndex(
                 name=entry.name,
                 version=str(entry.version or ""),
-                state="READY" if entry.served else "UNAVAILABLE",
+                state=entry.state,
                 reason=entry.reason,
             )
             for entry in self.registry.index
@@ -125,9 +127,9 @@ class Inference:
             Unavailable: refused for now.
             ModelFailure: the model failed.
         """
-        served = self.registry.find(request.model_name, request.model_version)
-        calls.note(served.model.name, str(served.model.version), request.id)
-        answer = await served.infer(request)
+        with self.registry.use(request.model_name, request.model_version) as served:
+            calls.note(served.model.name, str(served.model.version), request.id)
+            answer = await served.infer(request)
         signatures = {spec.name: spec for spec in served.model.outputs}
         wanted = {output.name: output for output in request.outputs}
         outputs = [

@@ -12,7 +12,8 @@ from prometheus_client.process_collector import ProcessCollector
 
 from stn_serve import logs
 from stn_serve.exposition import Family, Kind, Labels, Merge, Value, labels
-from stn_serve.registry import ModelRegistry, ServedModel
+from stn_serve.registry import ModelRegistry
+from stn_serve.served_model import ServedModel
 
 
 class ModelMetric(NamedTuple):

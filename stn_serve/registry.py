@@ -1,133 +1,98 @@
-"""The models that are served: each version with its batcher and its statistics, and why others are not."""
+"""The models that are served, by name and version, and why others are not."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
-from typing import Self
+from typing import Any, Self, TypeVar
 
-from tritonclient.grpc.model_config_pb2 import ModelConfig
+from stn_serve.errors import ConfigurationError, InvalidRequest, NotFound, Unsupported
+from stn_serve.loading import NOTHING, IndexEntry, Loaded, load_model
+from stn_serve.model_files import Files
+from stn_serve.repository import find_models, model_directories
+from stn_serve.served_model import ServedModel
 
-from stn_serve.batcher import Answer, Batcher, BatchingPolicy
-from stn_serve.errors import ConfigurationError, InvalidRequest, NotFound, ServingError, Unsupported
-from stn_serve.model import Model
-from stn_serve.repository import model_directories, read_config, served_versions
-from stn_serve.session import instance_count
-from stn_serve.statistics import Statistics
-from stn_serve.validation import InferRequest, ValidRequest, validate
-from stn_serve.warmup import warm_up
+Result = TypeVar("Result")
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, slots=True)
-class ServedModel:
-    """One version, ready to answer."""
-
-    model: Model
-    batcher: Batcher
-    statistics: Statistics
-    load_s: float
-    """Seconds that loading and warm-up took."""
-
-    @classmethod
-    def load(cls, directory: Path, version: int, config: ModelConfig) -> Self:
-        """Load and warm up one version.
-
-        Raises:
-            ConfigurationError: it cannot be served; says why.
-        """
-        started = time.perf_counter()
-        model = Model.load(directory, version, config)
-        warm_up(model, directory)
-        statistics = Statistics()
-        policy = BatchingPolicy.from_config(config)
-        batcher = Batcher(model.name, model.run, policy, statistics, instance_count(config))
-        return cls(model, batcher, statistics, time.perf_counter() - started)
-
-    async def infer(self, request: InferRequest) -> Answer:
-        """Validate, queue, run and count one tensor request."""
-        with self.counting_failures():
-            return await self.run(validate(request, self.model), request.timeout_us)
-
-    async def run(self, request: ValidRequest, timeout_us: int = 0) -> Answer:
-        """Queue and run one request, and count it if it succeeds."""
-        started_ns = time.perf_counter_ns()
-        answer = await self.batcher.infer(request.inputs, request.outputs, request.rows, timeout_us)
-        elapsed_ns = time.perf_counter_ns() - started_ns
-        self.statistics.record_success(request.rows, elapsed_ns, answer.queue_ns, answer.phases)
-        return answer
-
-    @contextmanager
-    def counting_failures(self) -> Iterator[None]:
-        """Count the request that fails inside."""
-        started_ns = time.perf_counter_ns()
-        try:
-            yield
-        except ServingError as error:
-            self.statistics.record_failure(time.perf_counter_ns() - started_ns, error.failure_reason)
-            raise
-        except asyncio.CancelledError:
-            self.statistics.record_failure(time.perf_counter_ns() - started_ns, "CANCELED")
-            raise
+LOADING_THREADS = 4
+"""Models that are loaded at the same time when the server starts."""
 
 
-@dataclass(frozen=True, slots=True)
-class IndexEntry:
-    """A version in the repository index; without `served` it is unavailable, and `reason` says why."""
-
-    name: str
-    version: int | None
-    """None where the configuration is too broken to tell."""
-    served: ServedModel | None = None
-    reason: str = ""
+UNLOADED = "unloaded"
+"""The reason of what has been unloaded, as Triton gives it."""
 
 
 class ModelRegistry:
-    """What the server has, by name and version.
+    """What the server has.
 
-    A version that is replaced or unloaded is only forgotten: requests that have found it finish with it, and the last
-    of them frees it.
+    A version that is replaced or unloaded is found no more; the requests that have found it finish with it, and then
+    its threads end and its memory is freed.
     """
 
-    def __init__(self, repository: Path, models: Mapping[str, Sequence[IndexEntry]], controlled: bool = False) -> None:
+    def __init__(self, repository: Path, models: Mapping[str, Loaded], control_mode: str = "none") -> None:
         self._repository = repository
         self._models = dict(models)
-        self._served = {name: _by_version(entries) for name, entries in models.items()}
-        self._controlled = controlled
-        self._loading = asyncio.Lock()
+        self._served = {name: _by_version(loaded.entries) for name, loaded in models.items() if loaded.entries}
+        self._control_mode = control_mode
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._background: set[asyncio.Task[Any]] = set()
         self.changed = asyncio.Event()
         """Set, and replaced by a new one, when models come or go."""
 
     @classmethod
-    def load(cls, repository: Path, controlled: bool = False) -> Self:
-        """Load every model of a repository; a broken one is named in the index and does not hinder the others.
+    def load(cls, repository: Path, control_mode: str = "none", names: Sequence[str] | None = None) -> Self:
+        """Load models of a repository side by side; a broken one is named in the index and does not hinder the others.
 
         Args:
             repository: See `repository`.
-            controlled: Whether clients may load and unload models.
+            control_mode: Who lets models come and go: `none`, `poll` (the repository), or `explicit` (clients).
+            names: Which to load; all by default.
 
         Raises:
-            ConfigurationError: there is no model, or none that can be served.
+            ConfigurationError: there is no such repository or no model of such a name, or none can be served and none
+                may come.
         """
-        models = {directory.name: load_versions(directory) for directory in model_directories(repository)}
-        entries = [entry for versions in models.values() for entry in versions]
-        if not any(entry.served for entry in entries):
-            raise ConfigurationError(f"no model of {repository} can be served: {_reasons(entries)}")
-        for entry in entries:
-            if not entry.served:
-                logger.error("model '%s' is not served: %s", entry.name, entry.reason)
-        return cls(repository, models, controlled)
+        directories = find_models(repository)
+        chosen = _chosen(directories, names)
+        with ThreadPoolExecutor(LOADING_THREADS, thread_name_prefix="load") as threads:
+            results = list(threads.map(load_model, chosen, repeat({})))
+        models = {directory.name: NOTHING for directory in directories}
+        models |= {directory.name: loaded for directory, loaded in zip(chosen, results, strict=True)}
+        registry = cls(repository, models, control_mode)
+        if control_mode == "none" and not any(registry):
+            model_directories(repository)
+            raise ConfigurationError(f"no model of {repository} can be served: {_reasons(results)}")
+        for name, loaded in models.items():
+            _log_failures(name, loaded)
+        return registry
 
     @property
     def index(self) -> list[IndexEntry]:
-        """Every version of every model, served or not."""
-        return [entry for versions in self._models.values() for entry in versions]
+        """Every version of every model, served or not; of a model that was never loaded just the name."""
+        return [entry for name, loaded in self._models.items() for entry in loaded.entries or [IndexEntry(name, None)]]
+
+    @property
+    def ready(self) -> bool:
+        """Whether any model can answer, unless none was to be loaded."""
+        return any(self) or all(entry.reason in ("", UNLOADED) for entry in self.index)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a load goes on, or a version that is served no more still has requests to finish."""
+        return bool(self._background)
+
+    @property
+    def files(self) -> dict[str, Files]:
+        """By the name of each model, what it was when it was last loaded."""
+        return {name: loaded.files for name, loaded in self._models.items()}
 
     def __iter__(self) -> Iterator[ServedModel]:
         return (served for versions in self._served.values() for served in versions.values())
@@ -138,6 +103,8 @@ class ModelRegistry:
 
     def find(self, name: str, version: str = "") -> ServedModel:
         """A version that is ready; of none in particular, the newest.
+
+        It may be gone after the next `await`: whoever works with it for longer takes `use`.
 
         Raises:
             NotFound: no such model or version, or it is not ready.
@@ -156,6 +123,13 @@ class ModelRegistry:
             raise NotFound(f"{unknown} version {version} is not found")
         return served
 
+    @contextmanager
+    def use(self, name: str, version: str = "") -> Iterator[ServedModel]:
+        """As `find`, for the time of a `with`: what is found stays whole until then."""
+        served = self.find(name, version)
+        with served.users.one_more():
+            yield served
+
     def find_all(self, name: str) -> list[ServedModel]:
         """Every version of a model that is ready, oldest first.
 
@@ -165,33 +139,58 @@ class ModelRegistry:
         self.find(name)
         return [served for _, served in sorted(self._served[name].items())]
 
+    async def look(self) -> None:
+        """Note the models that have come into the repository, and those that have gone without ever being loaded."""
+        try:
+            names = {directory.name for directory in await asyncio.to_thread(find_models, self._repository)}
+        except ConfigurationError:
+            return
+        self._models = {name: loaded for name, loaded in self._models.items() if loaded.entries or name in names}
+        for name in sorted(names):
+            self._models.setdefault(name, NOTHING)
+
     async def load_model(self, name: str) -> None:
-        """Load a model as the repository has it now, beside what is served, and then put it in its place.
+        """Load a model as the repository has it now, for a client.
 
         Raises:
             Unsupported: clients may not do so.
             NotFound: the repository has no such model.
-            InvalidRequest: no version of it can be served; what was served still is.
+            InvalidRequest: a version of it cannot be served; what was served still is.
         """
         self._check_controlled()
-        async with self._loading:
-            entries = await asyncio.to_thread(load_versions, self._directory(name))
-            if not any(entry.served for entry in entries):
-                raise InvalidRequest(f"load failed for model '{name}': {_reasons(entries)}")
-            self._replace(name, entries)
+        directory = await asyncio.to_thread(self._directory, name)
+        # A client that goes away does not stop it: the model would be left as nobody has asked for.
+        loaded = await asyncio.shield(self._in_background(self.reload(directory)))
+        if loaded.failures:
+            raise InvalidRequest(f"load failed for model '{name}': {loaded.failures}")
 
     async def unload_model(self, name: str) -> None:
-        """Serve a model no more.
+        """Serve a model no more, for a client.
 
         Raises:
             Unsupported: clients may not do so.
             NotFound: there is no such model.
         """
         self._check_controlled()
-        async with self._loading:
-            if name not in self._models:
-                raise NotFound(f"failed to unload '{name}', no such model")
-            self._replace(name, [IndexEntry(name, entry.version, reason="unloaded") for entry in self._models[name]])
+        if not self.knows(name):
+            raise NotFound(f"failed to unload '{name}', no such model")
+        async with self._locks[name]:
+            unloaded = [IndexEntry(name, entry.version, reason=UNLOADED) for entry in self._models[name].entries]
+            self._replace(name, Loaded(tuple(unloaded), {}))
+
+    async def reload(self, directory: Path) -> Loaded:
+        """Load a model as its directory is now, beside what is served, and then put it in its place."""
+        name = directory.name
+        async with self._locks[name]:
+            loaded = await asyncio.to_thread(load_model, directory, self._served.get(name, {}))
+            self._replace(name, loaded)
+        return loaded
+
+    async def forget(self, name: str) -> None:
+        """Serve a model no more that the repository no longer has."""
+        async with self._locks[name]:
+            self._replace(name, NOTHING)
+            del self._models[name], self._served[name]
 
     def announce(self) -> None:
         """Wake who waits for a change."""
@@ -199,27 +198,38 @@ class ModelRegistry:
         self.changed = asyncio.Event()
 
     async def close(self) -> None:
-        """Finish what is queued."""
-        await asyncio.gather(*(served.batcher.close() for served in self))
+        """Finish what is queued, and what is left of models that are served no more."""
+        await asyncio.gather(*(served.batcher.close() for served in self), *self._background)
 
     def _check_controlled(self) -> None:
-        if not self._controlled:
+        if self._control_mode != "explicit":
             raise Unsupported(
                 "explicit model load / unload is not allowed; the server's operator allows it with a model control mode"
             )
 
     def _directory(self, name: str) -> Path:
         # Looked up, not joined: a name must not lead out of the repository.
-        for directory in model_directories(self._repository):
+        for directory in find_models(self._repository):
             if directory.name == name:
                 return directory
         raise NotFound(f"failed to load '{name}', failed to poll from model repository")
 
-    def _replace(self, name: str, entries: Sequence[IndexEntry]) -> None:
-        self._models[name] = entries
-        self._served[name] = _by_version(entries)
-        logger.info("model '%s' now has versions %s", name, sorted(self._served[name]) or "none")
+    def _replace(self, name: str, loaded: Loaded) -> None:
+        before = self._served.get(name, {})
+        after = _by_version(loaded.entries)
+        self._models[name], self._served[name] = loaded, after
+        for version, served in before.items():
+            if after.get(version) is not served:
+                self._in_background(served.drain())
+        _log_failures(name, loaded)
+        logger.info("model '%s' now has versions %s", name, sorted(after) or "none")
         self.announce()
+
+    def _in_background(self, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
 
 
 def parse_version(version: str) -> int:
@@ -236,26 +246,24 @@ def parse_version(version: str) -> int:
     return int(version[:20])
 
 
-def load_versions(directory: Path) -> list[IndexEntry]:
-    """Load what a model's directory holds, and say of each version that cannot be served why."""
-    try:
-        config = read_config(directory)
-        versions = served_versions(directory, config)
-    except ConfigurationError as error:
-        return [IndexEntry(directory.name, None, reason=str(error))]
-    return [_load_version(directory, version, config) for version in versions]
-
-
-def _load_version(directory: Path, version: int, config: ModelConfig) -> IndexEntry:
-    try:
-        return IndexEntry(directory.name, version, ServedModel.load(directory, version, config))
-    except ConfigurationError as error:
-        return IndexEntry(directory.name, version, reason=str(error))
+def _chosen(directories: Sequence[Path], names: Sequence[str] | None) -> list[Path]:
+    by_name = {directory.name: directory for directory in directories}
+    missing = [name for name in names or () if name not in by_name]
+    if missing:
+        raise ConfigurationError(f"the repository has no model '{missing[0]}', but {', '.join(by_name) or 'none'}")
+    return list(directories) if names is None else [by_name[name] for name in dict.fromkeys(names)]
 
 
 def _by_version(entries: Sequence[IndexEntry]) -> dict[int, ServedModel]:
     return {entry.served.model.version: entry.served for entry in entries if entry.served}
 
 
-def _reasons(entries: Sequence[IndexEntry]) -> str:
-    return "; ".join(entry.reason for entry in entries)
+def _reasons(results: Sequence[Loaded]) -> str:
+    return "; ".join(loaded.failures for loaded in results)
+
+
+def _log_failures(name: str, loaded: Loaded) -> None:
+    for entry in loaded.entries:
+        if entry.reason not in ("", UNLOADED):
+            state = "is served as it was" if entry.served else "is not served"
+            logger.error("model '%s' %s: %s", name, state, entry.reason)

@@ -22,15 +22,27 @@ PLATFORM = "onnxruntime_onnx"
 logger = logging.getLogger(__name__)
 
 
-def model_directories(repository: Path) -> list[Path]:
-    """The directories of the repository's models, by name.
+def find_models(repository: Path) -> list[Path]:
+    """The directories of the repository's models, by name; none where it holds none.
 
     Raises:
-        ConfigurationError: the repository is not a directory, or holds no model.
+        ConfigurationError: the repository is not a directory, or cannot be read.
     """
     if not repository.is_dir():
         raise ConfigurationError(f"model repository {repository} is not a directory")
-    directories = sorted(path for path in repository.iterdir() if path.is_dir() and not path.name.startswith("."))
+    try:
+        return sorted(path for path in repository.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except OSError as error:
+        raise ConfigurationError(f"model repository {repository} cannot be read: {error.strerror}") from error
+
+
+def model_directories(repository: Path) -> list[Path]:
+    """As `find_models`, of a repository that must hold one.
+
+    Raises:
+        ConfigurationError: the repository is not a directory, cannot be read, or holds no model.
+    """
+    directories = find_models(repository)
     if not directories:
         raise ConfigurationError(
             f"model repository {repository} holds no model: expected NAME/config.pbtxt and NAME/1/model.onnx in it, "

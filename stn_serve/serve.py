@@ -29,6 +29,10 @@ def serve(context: typer.Context, show_settings: bool, **values: Any) -> None:  
 
         stn serve --host 0.0.0.0 --grpc-port 9001 --http-port 9000 --metrics-port 9002
 
+        stn serve --model-control-mode poll --repository-poll-secs 5
+
+        stn serve --model-control-mode explicit --load-model digits
+
         stn serve --grpc-port 0 --http-port 0 --metrics-port 0 --ready-file addresses.json
 
         stn serve --show-settings > stn.toml; stn serve --config stn.toml
@@ -70,7 +74,7 @@ def announce(registry: ModelRegistry, addresses: Addresses) -> None:
     console = Console()
     models = Table("model", "version", "state", "why not", title="models", title_justify="left")
     for entry in registry.index:
-        state = "[green]ready" if entry.served else "[red]unavailable"
+        state = "[green]ready" if entry.served else "[red]unavailable" if entry.reason else "not loaded"
         models.add_row(entry.name, str(entry.version or "-"), state, entry.reason)
     ports = Table("service", "address", title="addresses", title_justify="left")
     ports.add_row("gRPC", addresses.grpc)

@@ -9,7 +9,8 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from stn_serve.inference import Inference
 from stn_serve.log_settings import LogSettings
 from stn_serve.metrics import Metrics
 from stn_serve.metrics_api import MetricsApi
+from stn_serve.polling import poll
 from stn_serve.registry import ModelRegistry
 from stn_serve.settings import ServerSettings
 from stn_serve.shared_memory import SharedMemory
@@ -71,7 +73,10 @@ async def _serve(settings: ServerSettings, announce: Announce) -> None:
     ):
         with _listen(settings.host, settings.grpc_port):
             registry = await asyncio.to_thread(
-                ModelRegistry.load, settings.model_repository, settings.model_control_mode == "explicit"
+                ModelRegistry.load,
+                settings.model_repository,
+                settings.model_control_mode,
+                settings.startup_models,
             )
         inference = Inference(registry)
         control = Control(registry, SharedMemory(settings.allow_shared_memory), LogSettings())
@@ -92,7 +97,8 @@ async def _serve(settings: ServerSettings, announce: Announce) -> None:
         if settings.ready_file:
             addresses.write(settings.ready_file)
         announce(registry, addresses)
-        await stopped
+        with _polling(registry, settings):
+            await stopped
 
         logger.info("stopping: finishing the requests in flight, for at most %g s", settings.grace_s)
         inference.stop()
@@ -100,6 +106,19 @@ async def _serve(settings: ServerSettings, announce: Announce) -> None:
         await metrics.stop()
         await registry.close()
         images.close()
+
+
+@contextmanager
+def _polling(registry: ModelRegistry, settings: ServerSettings) -> Iterator[None]:
+    """Follow the changes of the repository for the time of a `with`, where that is asked for."""
+    if settings.model_control_mode != "poll":
+        yield
+        return
+    task = asyncio.create_task(poll(registry, settings.model_repository, settings.repository_poll_secs))
+    try:
+        yield
+    finally:
+        task.cancel()
 
 
 def _listen(host: str, port: int) -> socket.socket:

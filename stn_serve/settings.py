@@ -53,8 +53,19 @@ class ServerSettings:
     ] = Path("model_repository")
     model_control_mode: Annotated[
         str,
-        About("Models", "none, or explicit: clients may load and unload models.", choices=("none", "explicit")),
+        About(
+            "Models",
+            "none; poll: follow the changes of the repository; explicit: clients load and unload models.",
+            choices=("none", "poll", "explicit"),
+        ),
     ] = "none"
+    repository_poll_secs: Annotated[
+        float, About("Models", "Seconds between two looks at the repository, with --model-control-mode poll.", 0.1)
+    ] = 15.0
+    load_model: Annotated[
+        tuple[str, ...],
+        About("Models", "A model to start with, with --model-control-mode explicit; more than once, or '*' for all."),
+    ] = ()
 
     host: Annotated[str, About("Network", "Where to listen; 0.0.0.0 for every interface.")] = "127.0.0.1"
     grpc_port: Port = 8001
@@ -100,6 +111,15 @@ class ServerSettings:
         taken = [port for port in ports.values() if port]
         if len(set(taken)) != len(taken):
             raise ConfigurationError(f"the ports must differ: {', '.join(f'{k} is {v}' for k, v in ports.items())}")
+        if self.load_model and self.model_control_mode != "explicit":
+            raise ConfigurationError("load_model needs model_control_mode explicit: the others load every model")
+        if "*" in self.load_model and len(self.load_model) > 1:
+            raise ConfigurationError("load_model '*' is every model: name no other beside it")
+
+    @property
+    def startup_models(self) -> tuple[str, ...] | None:
+        """The models to load at start; None for all."""
+        return self.load_model if self.model_control_mode == "explicit" and self.load_model != ("*",) else None
 
 
 class Setting(NamedTuple):

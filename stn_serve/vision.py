@@ -22,7 +22,8 @@ from stn_serve.errors import InvalidRequest, PayloadTooLarge, ServingError, Unsu
 from stn_serve.images import DEFAULT_LIMITS, ImageLimits, fit, open_header, read_pixels
 from stn_serve.metadata import InputImage, ModelMetadata
 from stn_serve.proto import image_prediction_pb2 as messages
-from stn_serve.registry import ModelRegistry, ServedModel
+from stn_serve.registry import ModelRegistry
+from stn_serve.served_model import ServedModel
 from stn_serve.session import available_cpus
 from stn_serve.validation import ValidRequest
 
@@ -74,7 +75,7 @@ class ImagePrediction:
         metadata = _image_metadata(served)
         _check(request)
         loop = asyncio.get_running_loop()
-        with ExitStack() as work:
+        with served.users.one_more(), ExitStack() as work:
             with served.counting_failures():
                 work.enter_context(self._images.spend(len(request.images)))
                 opened = await loop.run_in_executor(self._opening, self._open, list(request.images))

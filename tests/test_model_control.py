@@ -1,12 +1,10 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import re
 import shutil
 import threading
 import time
-import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,11 +20,10 @@ from onnx_models import IDENT_CONFIG, publish_ident, publish_slow
 from served import Served, running, start, stop
 from tritonclient.utils import InferenceServerException
 
-from stn_serve.errors import InvalidRequest, NotFound, Unsupported
+from stn_serve.errors import NotFound, Unsupported
 from stn_serve.registry import ModelRegistry
-from stn_serve.validation import InferRequest, WireTensor
 
-EXPLICIT = ("--model-control-mode", "explicit")
+EXPLICIT = ("--model-control-mode", "explicit", "--load-model", "*")
 
 
 @pytest.fixture
@@ -45,11 +42,6 @@ def ask_ident(client: Any, module: Any = tritonclient.grpc) -> str:
     image = module.InferInput("image", [1, 1, 28, 28], "FP32")
     image.set_data_from_numpy(np.zeros((1, 1, 28, 28), np.float32))
     return str(client.infer("ident", [image]).get_output("logits") and "answered")
-
-
-def ident_request() -> InferRequest:
-    image = WireTensor("image", "FP32", (1, 1, 28, 28), bytes(3136))
-    return InferRequest(model_name="ident", inputs=[image])
 
 
 def test_a_new_version_takes_over_without_a_lost_request(repository: Path, served: Served) -> None:
@@ -110,22 +102,6 @@ def test_an_unloaded_model_finishes_its_requests_and_answers_no_more(tmp_path: P
     assert answers[0]["error"] is None
 
 
-def test_a_replaced_model_is_freed(repository: Path) -> None:
-    async def reload() -> None:
-        registry = ModelRegistry.load(repository, controlled=True)
-        old = registry.find("ident")
-        await old.infer(ident_request())
-        freed = weakref.ref(old.model.session)
-        del old
-        await registry.load_model("ident")
-        await registry.find("ident").infer(ident_request())
-        gc.collect()
-        assert freed() is None
-        await registry.close()
-
-    asyncio.run(reload())
-
-
 def test_clients_may_not_control_models_unless_they_are_let(repository: Path) -> None:
     registry = ModelRegistry.load(repository)
     for change in (registry.load_model, registry.unload_model):
@@ -135,7 +111,7 @@ def test_clients_may_not_control_models_unless_they_are_let(repository: Path) ->
 
 @pytest.mark.parametrize("name", ["nope", "../ident", "", ".", "..", "ident/1"])
 def test_only_models_of_the_repository_are_loaded(repository: Path, name: str) -> None:
-    registry = ModelRegistry.load(repository, controlled=True)
+    registry = ModelRegistry.load(repository, "explicit")
     with pytest.raises(NotFound, match=re.escape(f"failed to load '{name}'")):
         asyncio.run(registry.load_model(name))
     with pytest.raises(NotFound, match=re.escape(f"failed to unload '{name}'")):
@@ -198,8 +174,28 @@ def test_reflection_describes_every_service(served: Served) -> None:
         assert "ModelStreamInfer" in [method.name for method in file.service[0].method]
 
 
-def test_a_load_that_fails_says_why(repository: Path) -> None:
-    registry = ModelRegistry.load(repository, controlled=True)
-    (repository / "ident" / "1" / "model.onnx").write_bytes(b"broken")
-    with pytest.raises(InvalidRequest, match=r"load failed for model 'ident': .*model.onnx cannot be loaded"):
-        asyncio.run(registry.load_model("ident"))
+def test_explicit_mode_starts_with_what_is_named_and_lists_the_rest(repository: Path) -> None:
+    publish_ident(repository, "other")
+    with (
+        running(repository, "--model-control-mode", "explicit", "--load-model", "ident") as served,
+        tritonclient.http.InferenceServerClient(served.http) as client,
+    ):
+        expected = [{"name": "ident", "version": "1", "state": "READY"}, {"name": "other"}]
+        assert client.get_model_repository_index() == expected
+        assert not client.is_model_ready("other")
+        publish_ident(repository, "late")
+        assert {"name": "late"} in client.get_model_repository_index()
+        client.load_model("other")
+        assert client.is_model_ready("other")
+
+
+def test_explicit_mode_starts_with_nothing_and_is_ready(repository: Path) -> None:
+    with (
+        running(repository, "--model-control-mode", "explicit") as served,
+        tritonclient.grpc.InferenceServerClient(served.grpc) as client,
+    ):
+        assert client.is_server_ready()
+        with pytest.raises(InferenceServerException, match="unknown model: 'ident' is not found"):
+            ask_ident(client)
+        client.load_model("ident")
+        assert ask_ident(client) == "answered"

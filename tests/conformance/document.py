@@ -22,9 +22,13 @@ both transports, Triton's own clients, every datatype, streams, shared memory, c
 that can be wrong with a request. These {differing} are answered differently, on purpose. Of messages the beginning is
 shown.
 
-Beyond the suite: `--model-control-mode explicit` loads every model of the repository when the server starts; clients
-may pass tensors in shared memory only where the server is started with `--allow-shared-memory`; a BYTES element must be
-UTF-8, as strings in ONNX are; BF16 is not served; a number in a JSON answer that is not finite is `null`; log settings
+Beyond the suite: a broken model or version hinders no other (Triton's server ends, or stops serving the model), and
+the server is ready as long as one model can answer; a reload of several versions keeps those that have not changed,
+replaces those that load, and says of the others why they are served as they were; a model is polled for by size and
+inode as well as by time, and loaded only once its files stay the same; a load goes on when its client goes away.
+Clients may pass tensors in shared memory only where the server is started with `--allow-shared-memory`; a BYTES element
+must be UTF-8, as strings in ONNX are; BF16 is not served; a number in a JSON answer that is not finite is `null`; log
+settings
 cover `log_info`, `log_warning`, `log_error` and `log_verbose_level`.
 
 | case | Triton 2.51 | stn-serve | why |

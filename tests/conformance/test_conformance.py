@@ -17,7 +17,9 @@ from targets import Target
 def ours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     repository = tmp_path_factory.mktemp("ours") / "repository"
     publish_models(repository, "onnxruntime")
-    with running(repository, "--model-control-mode", "explicit", "--allow-shared-memory") as served:
+    with running(
+        repository, "--model-control-mode", "explicit", "--load-model", "*", "--allow-shared-memory"
+    ) as served:
         target = Target("ours", served.grpc, served.http)
         yield target
         target.close()
