@@ -75,8 +75,9 @@ def test_a_replaced_version_is_freed_with_its_threads(repository: Path) -> None:
         await registry.load_model("ident")
         await calm(registry)
         await registry.find("ident").infer(ident_request())
-        assert (session(), batcher()) == (None, None)
-        assert len(os.listdir("/proc/self/task")) == len(threads)  # noqa: PTH208
+        async with asyncio.timeout(10):  # a worker thread of the load may hold its arguments for a moment longer
+            while session() or batcher() or len(os.listdir("/proc/self/task")) > len(threads):  # noqa: PTH208
+                await asyncio.sleep(0.01)
         await registry.close()
 
     with without_garbage_collection():
