@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
-from stn_serve.batcher import Answer
 from stn_serve.errors import Cancelled, DeadlineExceeded, ServingError, Unavailable, Unsupported
+from stn_serve.request_queue import Answer
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,8 @@ from tritonclient.grpc import service_pb2
 
 from stn_serve.errors import InvalidRequest
 from stn_serve.inference import InferResponse
-from stn_serve.parameters import class_count, span, timeout_us
+from stn_serve.parameters import class_count, span, urgency
+from stn_serve.scheduling import AS_CONFIGURED
 from stn_serve.shared_memory import SharedMemory, Span
 from stn_serve.tensors import DATATYPES, from_contents, to_raw
 from stn_serve.validation import InferRequest, RequestedOutput, WireTensor
@@ -32,7 +33,7 @@ def parse(message: Message, shared_memory: SharedMemory) -> InferRequest:
         id=message.id,
         inputs=_inputs(message, shared_memory),
         outputs=[_requested_output(tensor, shared_memory) for tensor in message.outputs],
-        timeout_us=timeout_us(plain(message.parameters)) if message.parameters else 0,
+        urgency=urgency(plain(message.parameters)) if message.parameters else AS_CONFIGURED,
     )
 
 

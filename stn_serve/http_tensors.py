@@ -14,7 +14,8 @@ from stn_serve.errors import InvalidRequest
 from stn_serve.inference import InferResponse
 from stn_serve.model import Model
 from stn_serve.outputs import OutputTensor
-from stn_serve.parameters import class_count, span, timeout_us
+from stn_serve.parameters import class_count, span, urgency
+from stn_serve.scheduling import AS_CONFIGURED
 from stn_serve.shared_memory import SharedMemory
 from stn_serve.tensors import DATATYPES, Buffer, byte_size, from_json, to_json, to_raw
 from stn_serve.validation import InferRequest, RequestedOutput, WireTensor
@@ -55,7 +56,7 @@ def parse(
         id=identity,
         inputs=_inputs(fields, _RawTensors(raw, model_name), shared_memory),
         outputs=[_requested_output(output, shared_memory) for output in outputs],
-        timeout_us=timeout_us(parameters) if parameters else 0,
+        urgency=urgency(parameters) if parameters else AS_CONFIGURED,
     )
     binary = {_name(output): _get(_parameters(output), "binary_data", bool, False) for output in outputs}
     return HttpInferRequest(request, binary, _get(parameters, "binary_data_output", bool, False))

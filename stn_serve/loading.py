@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
+from stn_serve.compute import ComputePool
 from stn_serve.errors import ConfigurationError
 from stn_serve.model_files import Files, model_files, version_files
 from stn_serve.repository import read_config, served_versions
@@ -62,33 +63,41 @@ NOTHING = Loaded((), {})
 """Of a model that was never loaded."""
 
 
-def load_model(directory: Path, serving: Mapping[int, ServedModel]) -> Loaded:
+def load_model(directory: Path, serving: Mapping[int, ServedModel], pool: ComputePool) -> Loaded:
     """Load the versions that the policy chooses, beside what is served; a version that has not changed stays as it is.
 
-    Where one fails, every version that is served stays. Blocks for as long as loading takes, and raises nothing.
+    Where one fails, every version that is served stays. They will compute in `pool`. Blocks for as long as loading
+    takes, and raises nothing.
     """
     files = model_files(directory)
     try:
-        entries = _load(directory, files, serving)
+        entries = _load(directory, files, serving, pool)
     except (ConfigurationError, OSError) as error:
         entries = [IndexEntry(directory.name, None, reason=_message(directory.name, error))]
     return Loaded(tuple(_with_survivors(directory.name, entries, serving)), files)
 
 
-def _load(directory: Path, files: Files, serving: Mapping[int, ServedModel]) -> list[IndexEntry]:
+def _load(directory: Path, files: Files, serving: Mapping[int, ServedModel], pool: ComputePool) -> list[IndexEntry]:
     config = read_config(directory)
     versions = served_versions(directory, config)
-    return [_load_version(directory, version, config, version_files(files, version), serving) for version in versions]
+    return [
+        _load_version(directory, version, config, version_files(files, version), serving, pool) for version in versions
+    ]
 
 
 def _load_version(
-    directory: Path, version: int, config: ModelConfig, files: Files, serving: Mapping[int, ServedModel]
+    directory: Path,
+    version: int,
+    config: ModelConfig,
+    files: Files,
+    serving: Mapping[int, ServedModel],
+    pool: ComputePool,
 ) -> IndexEntry:
     current = serving.get(version)
     if current and current.files == files:
         return IndexEntry(directory.name, version, current)
     try:
-        served = ServedModel.load(directory, version, config, files)
+        served = ServedModel.load(directory, version, config, files, pool)
     except (ConfigurationError, OSError) as error:
         return IndexEntry(directory.name, version, reason=_message(directory.name, error))
     if version_files(model_files(directory), version) != files:

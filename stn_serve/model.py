@@ -77,6 +77,11 @@ class Model:
         return int(self.config.max_batch_size)
 
     @property
+    def runs_on_cpu(self) -> bool:
+        """Rather than on a GPU."""
+        return bool(self.session.get_providers()[0] == "CPUExecutionProvider")
+
+    @property
     def labels(self) -> tuple[str, ...]:
         """Names of the classes: the metadata's, else those of the first output with a `label_filename`."""
         if self.metadata:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from stn_serve.errors import InvalidRequest
+from stn_serve.scheduling import Urgency
 from stn_serve.shared_memory import SharedMemory, Span
 
 Parameters = Mapping[str, object]
@@ -13,8 +14,8 @@ EMPTY_FINAL_RESPONSE = "triton_enable_empty_final_response"
 _RESERVED = "triton_"
 
 
-def timeout_us(parameters: Parameters) -> int:
-    """How long a request may queue, 0 if it does not say; checks the parameters that have a meaning here.
+def urgency(parameters: Parameters) -> Urgency:
+    """A request's place in the queue; checks the parameters that have a meaning here.
 
     Raises:
         InvalidRequest: one has a value of another type, or a name that is reserved.
@@ -27,9 +28,10 @@ def timeout_us(parameters: Parameters) -> int:
             )
     if type(parameters.get(EMPTY_FINAL_RESPONSE, False)) is not bool:
         raise InvalidRequest(f"invalid value type for '{EMPTY_FINAL_RESPONSE}' parameter, expected a boolean")
-    if _integer(parameters, "priority") < 0:
+    priority = _integer(parameters, "priority")
+    if priority < 0:
         raise InvalidRequest("invalid value for 'priority' parameter, expected >= 0")
-    return max(_integer(parameters, "timeout"), 0)
+    return Urgency(priority, max(_integer(parameters, "timeout"), 0))
 
 
 def class_count(parameters: Parameters) -> int:

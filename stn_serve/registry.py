@@ -12,11 +12,13 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from stn_serve.compute import ComputePool
 from stn_serve.errors import ConfigurationError, InvalidRequest, NotFound, Unsupported
 from stn_serve.loading import NOTHING, IndexEntry, Loaded, load_model
 from stn_serve.model_files import Files
 from stn_serve.repository import find_models, model_directories
 from stn_serve.served_model import ServedModel
+from stn_serve.session import available_cpus
 
 Result = TypeVar("Result")
 
@@ -34,11 +36,14 @@ class ModelRegistry:
     """What the server has.
 
     A version that is replaced or unloaded is found no more; the requests that have found it finish with it, and then
-    its threads end and its memory is freed.
+    its memory is freed.
     """
 
-    def __init__(self, repository: Path, models: Mapping[str, Loaded], control_mode: str = "none") -> None:
+    def __init__(
+        self, repository: Path, models: Mapping[str, Loaded], pool: ComputePool, control_mode: str = "none"
+    ) -> None:
         self._repository = repository
+        self._pool = pool
         self._models = dict(models)
         self._served = {name: _by_version(loaded.entries) for name, loaded in models.items() if loaded.entries}
         self._control_mode = control_mode
@@ -62,11 +67,12 @@ class ModelRegistry:
         """
         directories = find_models(repository)
         chosen = _chosen(directories, names)
+        pool = ComputePool(available_cpus())
         with ThreadPoolExecutor(LOADING_THREADS, thread_name_prefix="load") as threads:
-            results = list(threads.map(load_model, chosen, repeat({})))
+            results = list(threads.map(load_model, chosen, repeat({}), repeat(pool)))
         models = {directory.name: NOTHING for directory in directories}
         models |= {directory.name: loaded for directory, loaded in zip(chosen, results, strict=True)}
-        registry = cls(repository, models, control_mode)
+        registry = cls(repository, models, pool, control_mode)
         if control_mode == "none" and not any(registry):
             model_directories(repository)
             raise ConfigurationError(f"no model of {repository} can be served: {_reasons(results)}")
@@ -182,7 +188,7 @@ class ModelRegistry:
         """Load a model as its directory is now, beside what is served, and then put it in its place."""
         name = directory.name
         async with self._locks[name]:
-            loaded = await asyncio.to_thread(load_model, directory, self._served.get(name, {}))
+            loaded = await asyncio.to_thread(load_model, directory, self._served.get(name, {}), self._pool)
             self._replace(name, loaded)
         return loaded
 
@@ -197,9 +203,12 @@ class ModelRegistry:
         self.changed.set()
         self.changed = asyncio.Event()
 
-    async def close(self) -> None:
-        """Finish what is queued, and what is left of models that are served no more."""
-        await asyncio.gather(*(served.batcher.close() for served in self), *self._background)
+    async def close(self, grace_s: float | None = None) -> None:
+        """Finish what is queued, and what is left of models that are served no more; at most for `grace_s`."""
+        closing = [asyncio.ensure_future(served.batcher.close(grace_s)) for served in self]
+        if closing or self._background:
+            await asyncio.wait([*closing, *self._background], timeout=grace_s)
+        self._pool.close()
 
     def _check_controlled(self) -> None:
         if self._control_mode != "explicit":

@@ -11,8 +11,9 @@ import logging
 from pathlib import Path
 
 from google.protobuf import text_format
-from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelQueuePolicy
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 
+from stn_serve import scheduling
 from stn_serve.errors import ConfigurationError
 
 CONFIG_FILE = "config.pbtxt"
@@ -123,6 +124,8 @@ def _check(config: ModelConfig, directory: Path) -> None:
         )
     if config.max_batch_size < 0:
         raise ConfigurationError(f"model '{config.name}': max_batch_size is {config.max_batch_size}, expected >= 0")
+    for problem, _ in scheduling.problems(config):
+        raise ConfigurationError(f"model '{config.name}': {problem}")
     for name in _unsupported(config):
         raise ConfigurationError(f"model '{config.name}': {name} is not supported")
 
@@ -144,11 +147,7 @@ def _unsupported(config: ModelConfig) -> list[str]:
 
 def _warn_of_ignored(config: ModelConfig) -> None:
     """What a server may ignore and still answer rightly."""
-    batching = config.dynamic_batching
     ignored = {
-        "dynamic_batching.preferred_batch_size": bool(batching.preferred_batch_size),
-        "dynamic_batching.priority_levels": bool(batching.priority_levels),
-        "timeout_action DELAY": batching.default_queue_policy.timeout_action == ModelQueuePolicy.DELAY,
         "response_cache": config.response_cache.enable,
         "execution_accelerators": config.optimization.HasField("execution_accelerators"),
         "rate_limiter": any(group.HasField("rate_limiter") for group in config.instance_group),

@@ -15,6 +15,7 @@ from typing import Literal
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelInstanceGroup, ModelOutput
 
+from stn_serve import scheduling
 from stn_serve.errors import ConfigurationError
 from stn_serve.model import Model
 from stn_serve.repository import CONFIG_FILE, model_directories, read_config, served_versions
@@ -140,28 +141,11 @@ def _check_batching(config: ModelConfig, _: Path) -> Iterator[Problem]:
         yield "error", f"max_batch_size is {config.max_batch_size}, expected >= 0", "0 is for a model without a batch"
     if not config.HasField("dynamic_batching"):
         return
-    batching = config.dynamic_batching
-    for size in batching.preferred_batch_size:
-        if size < 1:
-            yield "error", f"dynamic batching preferred size must be positive, is {size}", "leave it out"
-        elif size > config.max_batch_size:
-            problem = f"dynamic batching preferred size must be <= max batch size: {size} > {config.max_batch_size}"
-            yield "error", problem, "lower it, or leave it out: batches of any size run as well"
+    for problem, remedy in scheduling.problems(config):
+        yield "error", problem, remedy
     if not config.max_batch_size:
         remedy = "set max_batch_size, or take dynamic_batching away"
         yield "warning", "dynamic_batching without max_batch_size batches nothing", remedy
-
-
-def _check_priorities(config: ModelConfig, _: Path) -> Iterator[Problem]:
-    batching = config.dynamic_batching
-    levels = batching.priority_levels
-    if levels and not 1 <= batching.default_priority_level <= levels:
-        problem = f"default priority level must be in range [1, {levels}], is {batching.default_priority_level}"
-        yield "error", problem, "set default_priority_level"
-    for level in batching.priority_queue_policy:
-        if not 1 <= level <= levels:
-            problem = f"priority_queue_policy names level {level}, expected one in range [1, {levels}]"
-            yield "error", problem, "set priority_levels, or name another level"
 
 
 def _check_instances(config: ModelConfig, _: Path) -> Iterator[Problem]:
@@ -231,7 +215,6 @@ RULES: tuple[Callable[[ModelConfig, Path], Iterator[Problem]], ...] = (
     _check_name,
     _check_tensors,
     _check_batching,
-    _check_priorities,
     _check_instances,
     _check_version_directories,
     _check_labels,

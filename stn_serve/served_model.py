@@ -12,11 +12,14 @@ from typing import Self
 
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from stn_serve.batcher import Answer, Batcher, BatchingPolicy
+from stn_serve.batcher import Batcher
+from stn_serve.compute import ComputePool
 from stn_serve.errors import ServingError
 from stn_serve.model import Model
 from stn_serve.model_files import Files
-from stn_serve.session import instance_count
+from stn_serve.request_queue import Answer
+from stn_serve.scheduling import AS_CONFIGURED, BatchingPolicy, Urgency
+from stn_serve.session import instance_count, intra_op_threads
 from stn_serve.statistics import Statistics
 from stn_serve.validation import InferRequest, ValidRequest, validate
 from stn_serve.warmup import warm_up
@@ -62,8 +65,8 @@ class ServedModel:
     """Requests that have found it: it stays whole until the last of them is answered."""
 
     @classmethod
-    def load(cls, directory: Path, version: int, config: ModelConfig, files: Files) -> Self:
-        """Load and warm up one version.
+    def load(cls, directory: Path, version: int, config: ModelConfig, files: Files, pool: ComputePool) -> Self:
+        """Load and warm up one version, which will compute in `pool`.
 
         Raises:
             ConfigurationError: it cannot be served; says why.
@@ -72,19 +75,26 @@ class ServedModel:
         model = Model.load(directory, version, config)
         warm_up(model, directory)
         statistics = Statistics()
-        policy = BatchingPolicy.from_config(config)
-        batcher = Batcher(model.name, model.run, policy, statistics, instance_count(config))
+        batcher = Batcher(
+            model.name,
+            model.run,
+            BatchingPolicy.from_config(config, pad=not model.runs_on_cpu),
+            statistics,
+            pool,
+            instances=instance_count(config),
+            cpus=intra_op_threads(config) if model.runs_on_cpu else 0,
+        )
         return cls(model, batcher, statistics, time.perf_counter() - started, files)
 
     async def infer(self, request: InferRequest) -> Answer:
         """Validate, queue, run and count one tensor request."""
         with self.counting_failures():
-            return await self.run(validate(request, self.model), request.timeout_us)
+            return await self.run(validate(request, self.model), request.urgency)
 
-    async def run(self, request: ValidRequest, timeout_us: int = 0) -> Answer:
+    async def run(self, request: ValidRequest, urgency: Urgency = AS_CONFIGURED) -> Answer:
         """Queue and run one request, and count it if it succeeds."""
         started_ns = time.perf_counter_ns()
-        answer = await self.batcher.infer(request.inputs, request.outputs, request.rows, timeout_us)
+        answer = await self.batcher.infer(request.inputs, request.outputs, request.rows, urgency)
         elapsed_ns = time.perf_counter_ns() - started_ns
         self.statistics.record_success(request.rows, elapsed_ns, answer.queue_ns, answer.phases)
         return answer
@@ -103,6 +113,6 @@ class ServedModel:
             raise
 
     async def drain(self) -> None:
-        """Finish the requests that have found it, and end its threads; nobody may find it any more."""
+        """Finish the requests that have found it, and end its queue; nobody may find it any more."""
         await self.users.leave()
         await self.batcher.close()

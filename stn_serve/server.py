@@ -51,6 +51,9 @@ class Addresses:
         unfinished.replace(path)
 
 
+ABANDON_AFTER_S = 1.0
+"""How long batches may still run whose callers have been answered or have gone."""
+
 Announce = Callable[[ModelRegistry, Addresses], None]
 
 
@@ -104,7 +107,7 @@ async def _serve(settings: ServerSettings, announce: Announce) -> None:
         inference.stop()
         await asyncio.gather(grpc_server.stop(settings.grace_s), http.stop())
         await metrics.stop()
-        await registry.close()
+        await registry.close(ABANDON_AFTER_S)
         images.close()
 
 

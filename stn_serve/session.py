@@ -41,6 +41,11 @@ def instance_count(config: ModelConfig) -> int:
     return sum(max(group.count, 1) for group in config.instance_group) or 1
 
 
+def intra_op_threads(config: ModelConfig) -> int:
+    """How many threads one batch computes with: the configuration's, else the model's instances share the CPUs."""
+    return _integer(config, "intra_op_thread_count") or max(available_cpus() // instance_count(config), 1)
+
+
 def available_cpus() -> int:
     """CPUs this process may use: its affinity, or less where a control group grants less time."""
     granted = _cgroup_cpus(Path("/sys/fs/cgroup/cpu.max"))
@@ -60,7 +65,7 @@ def _cgroup_cpus(cpu_max: Path) -> int | None:
 def _options(config: ModelConfig) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.log_severity_level = QUIET
-    options.intra_op_num_threads = _integer(config, "intra_op_thread_count") or available_cpus()
+    options.intra_op_num_threads = intra_op_threads(config)
     options.inter_op_num_threads = _integer(config, "inter_op_thread_count") or 1
     if _integer(config, "execution_mode"):
         options.execution_mode = ort.ExecutionMode.ORT_PARALLEL

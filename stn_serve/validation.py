@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from stn_serve.errors import InvalidRequest
 from stn_serve.model import Model, TensorSignature
+from stn_serve.scheduling import AS_CONFIGURED, Urgency
 from stn_serve.shared_memory import Span
 from stn_serve.tensors import Buffer, byte_size, from_raw
 
@@ -54,7 +55,7 @@ class InferRequest:
     inputs: Sequence[WireTensor] = ()
     outputs: Sequence[RequestedOutput] = ()
     """None means all."""
-    timeout_us: int = 0
+    urgency: Urgency = AS_CONFIGURED
 
 
 class ValidRequest(NamedTuple):

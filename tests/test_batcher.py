@@ -11,10 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from stn_serve.batcher import DEFAULT_MAX_QUEUE_SIZE, Answer, Batcher, BatchingPolicy
+from stn_serve.batcher import Batcher
+from stn_serve.compute import ComputePool
 from stn_serve.errors import ModelFailure, ServingError, Unavailable
+from stn_serve.execution import Run
+from stn_serve.request_queue import Answer
+from stn_serve.scheduling import BatchingPolicy, QueuePolicy, Urgency
 from stn_serve.statistics import Statistics
 
 Array = NDArray[Any]
@@ -50,12 +53,14 @@ def rows(*values: float) -> dict[str, Array]:
     return {"x": np.array(values, np.float32)[:, None]}
 
 
-def batcher(model: Doubling, statistics: Statistics | None = None, instances: int = 1, **policy: Any) -> Batcher:
-    return Batcher("m", model, BatchingPolicy(**{"max_batch_size": 4} | policy), statistics or Statistics(), instances)
+def batcher(model: Run, statistics: Statistics | None = None, instances: int = 1, **policy: Any) -> Batcher:
+    rules = BatchingPolicy(**{"max_batch_size": 4} | policy)
+    return Batcher("m", model, rules, statistics or Statistics(), ComputePool(2), instances=instances)
 
 
-def ask(batching: Batcher, *values: float, timeout_us: int = 0) -> asyncio.Task[Answer]:
-    return asyncio.ensure_future(batching.infer(rows(*values), ["y"], len(values), timeout_us))
+def ask(batching: Batcher, *values: float, timeout_us: int = 0, priority: int = 0) -> asyncio.Task[Answer]:
+    urgency = Urgency(priority, timeout_us)
+    return asyncio.ensure_future(batching.infer(rows(*values), ["y"], len(values), urgency))
 
 
 def values_of(answer: Answer) -> list[float]:
@@ -85,7 +90,7 @@ def test_a_request_alone_runs_without_a_copy() -> None:
         return dict.fromkeys(outputs, inputs["x"])
 
     async def scenario() -> None:
-        batching = Batcher("m", remember, BatchingPolicy(max_batch_size=4), Statistics())
+        batching = batcher(remember)
         request = rows(1, 2)
         await batching.infer(request, ["y"], 2)
         assert seen[0] is request["x"]
@@ -138,7 +143,7 @@ def test_a_delay_gathers_company_and_a_full_batch_does_not_wait() -> None:
 def test_a_full_queue_refuses_at_once() -> None:
     async def scenario() -> None:
         model = Doubling()
-        batching = batcher(model, max_queue_size=2)
+        batching = batcher(model, queue=QueuePolicy(max_queue_size=2))
         model.free.clear()
         running = ask(batching, 1)
         await model.started()
@@ -156,7 +161,7 @@ def test_a_full_queue_refuses_at_once() -> None:
 def test_a_request_expires_while_a_batch_runs() -> None:
     async def scenario() -> None:
         model = Doubling()
-        batching = batcher(model, timeout_us=10_000)
+        batching = batcher(model, queue=QueuePolicy(timeout_us=10_000))
         model.free.clear()
         running = ask(batching, 1)
         await model.started()
@@ -170,32 +175,6 @@ def test_a_request_expires_while_a_batch_runs() -> None:
         await batching.close()
 
     asyncio.run(scenario())
-
-
-@pytest.mark.parametrize(
-    ("policy", "requested_us", "expected_s"),
-    [
-        ({}, 5, None),
-        ({"allow_timeout_override": True}, 5, 5e-6),
-        ({"timeout_us": 10}, 5, 10e-6),
-        ({"timeout_us": 10, "allow_timeout_override": True}, 5, 5e-6),
-        ({"timeout_us": 10, "allow_timeout_override": True}, 20, 10e-6),
-        ({"timeout_us": 10, "allow_timeout_override": True}, 0, 10e-6),
-    ],
-)
-def test_a_request_may_shorten_its_timeout_where_allowed(
-    policy: dict[str, Any], requested_us: int, expected_s: float | None
-) -> None:
-    assert BatchingPolicy(max_batch_size=1, **policy).timeout_s(requested_us) == expected_s
-
-
-def test_the_policy_comes_from_the_config() -> None:
-    config = ModelConfig(max_batch_size=8)
-    assert BatchingPolicy.from_config(config).max_batch_size == 0
-    config.dynamic_batching.max_queue_delay_microseconds = 100
-    assert BatchingPolicy.from_config(config) == BatchingPolicy(
-        max_batch_size=8, max_queue_delay_us=100, max_queue_size=DEFAULT_MAX_QUEUE_SIZE
-    )
 
 
 def test_a_caller_that_goes_away_leaves_the_queue_and_its_neighbours_alone() -> None:
@@ -221,14 +200,16 @@ def test_a_caller_that_goes_away_leaves_the_queue_and_its_neighbours_alone() -> 
     asyncio.run(scenario())
 
 
-def test_a_failing_batch_fails_its_own_requests_only() -> None:
+def test_a_request_that_makes_its_batch_fail_fails_alone() -> None:
     async def scenario() -> None:
-        model = Doubling()
-        batching = batcher(model, max_batch_size=2)
-        answers = await asyncio.gather(*(ask(batching, value) for value in (POISON, 1, 2, 3)), return_exceptions=True)
-        assert [str(answer) for answer in answers[:2]] == ["poisoned", "poisoned"]
-        assert answers[0] is not answers[1]
-        assert [values_of(answer) for answer in answers if isinstance(answer, Answer)] == [[4], [6]]
+        model, statistics = Doubling(), Statistics()
+        batching = batcher(model, statistics)
+        answers = await asyncio.gather(*(ask(batching, value) for value in (1, POISON, 2, 3)), return_exceptions=True)
+        assert isinstance(answers[1], ModelFailure)
+        assert str(answers[1]) == "poisoned"
+        assert [values_of(answer) for answer in answers if isinstance(answer, Answer)] == [[2], [4], [6]]
+        assert model.batches == [4, 2, 1, 1, 2]
+        assert {size: batch.compute_infer.count for size, batch in statistics.batches.items()} == {1: 1, 2: 1}
         await batching.close()
 
     asyncio.run(scenario())
@@ -236,13 +217,13 @@ def test_a_failing_batch_fails_its_own_requests_only() -> None:
 
 def test_a_model_that_answers_with_the_wrong_number_of_rows_fails_the_batch() -> None:
     def shrink(inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
-        return dict.fromkeys(outputs, inputs["x"][:1])
+        return dict.fromkeys(outputs, inputs["x"][:0])
 
     async def scenario() -> None:
-        batching = Batcher("m", shrink, BatchingPolicy(max_batch_size=4), Statistics())
+        batching = batcher(shrink)
         answers = await asyncio.gather(ask(batching, 1), ask(batching, 2), return_exceptions=True)
         assert all(isinstance(answer, ModelFailure) for answer in answers)
-        assert "output 'y' has shape [1, 1] for a batch of 2 rows" in str(answers[0])
+        assert "output 'y' has shape [0, 1], expected 1 rows" in str(answers[0])
         await batching.close()
 
     asyncio.run(scenario())
@@ -333,7 +314,7 @@ def test_every_caller_is_answered_once_and_with_its_own_rows(
         values = [float(number * 10 + row) for row in range(caller.rows)]
         if caller.poisoned:
             values[0] = POISON
-        return await batching.infer(rows(*values), ["y"], caller.rows, caller.timeout_us)
+        return await batching.infer(rows(*values), ["y"], caller.rows, Urgency(timeout_us=caller.timeout_us))
 
     async def scenario() -> None:
         model, statistics = Doubling(), Statistics()
@@ -342,8 +323,7 @@ def test_every_caller_is_answered_once_and_with_its_own_rows(
             statistics,
             instances,
             max_queue_delay_us=delay_us,
-            max_queue_size=queue_size,
-            allow_timeout_override=True,
+            queue=QueuePolicy(max_queue_size=queue_size, allow_timeout_override=True),
         )
         tasks = []
         for number, caller in enumerate(callers):

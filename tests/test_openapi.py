@@ -10,6 +10,7 @@ import urllib3
 from onnx_models import publish_ident, publish_vision
 from served import Served, running
 
+from stn_serve.compute import ComputePool
 from stn_serve.control import Control
 from stn_serve.http_api import HttpApi
 from stn_serve.inference import Inference
@@ -30,7 +31,7 @@ def test_the_document_that_is_checked_in_is_the_one_that_is_served(server: Serve
 
 
 def test_it_has_every_route_and_no_other() -> None:
-    registry = ModelRegistry(ROOT, {})
+    registry = ModelRegistry(ROOT, {}, ComputePool(1))
     control = Control(registry, SharedMemory(), LogSettings())
     images = ImagePrediction(registry)
     routes = HttpApi(Inference(registry), control, images, 1).routes

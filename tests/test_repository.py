@@ -46,8 +46,6 @@ def test_a_config_that_cannot_be_honoured_is_refused(tmp_path: Path, config: str
 @pytest.mark.parametrize(
     ("option", "name"),
     [
-        ("dynamic_batching { preferred_batch_size: [4] }", "dynamic_batching.preferred_batch_size"),
-        ("dynamic_batching { default_queue_policy { timeout_action: DELAY } }", "timeout_action DELAY"),
         ("response_cache { enable: true }", "response_cache"),
     ],
 )

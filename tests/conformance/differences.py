@@ -50,6 +50,7 @@ GRPC = {
             "model_repository",
             "model_repository(unload_dependents)",
             "parameters",
+            "schedule_policy",
             "statistics",
             "system_shared_memory",
         ],

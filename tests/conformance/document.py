@@ -28,8 +28,9 @@ replaces those that load, and says of the others why they are served as they wer
 inode as well as by time, and loaded only once its files stay the same; a load goes on when its client goes away.
 Clients may pass tensors in shared memory only where the server is started with `--allow-shared-memory`; a BYTES element
 must be UTF-8, as strings in ONNX are; BF16 is not served; a number in a JSON answer that is not finite is `null`; log
-settings
-cover `log_info`, `log_warning`, `log_error` and `log_verbose_level`.
+settings cover `log_info`, `log_warning`, `log_error` and `log_verbose_level`. A queue without `max_queue_size` holds at
+most 1024 requests; a request is refused when its time in the queue is up, even while a batch runs, and where a model
+sets `allow_timeout_override` the `timeout` of a request counts even if the model sets none.
 
 | case | Triton 2.51 | stn-serve | why |
 |---|---|---|---|
