@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 from tritonclient.grpc import service_pb2
 
@@ -27,13 +28,41 @@ LOAD_OVERRIDES = ("config", "file:")
 UNLOAD_PARAMETERS = ("unload_dependents",)
 
 
+Spread = Callable[..., Awaitable[None]]
+"""Takes the name of an operation and its arguments, as `Control.perform`."""
+
+
 class Control:
     """What may be changed while the server runs."""
 
-    def __init__(self, registry: ModelRegistry, shared_memory: SharedMemory, logs: LogSettings) -> None:
+    def __init__(
+        self,
+        registry: ModelRegistry,
+        shared_memory: SharedMemory,
+        logs: LogSettings,
+        allow_log_settings: bool = False,
+    ) -> None:
         self.shared_memory = shared_memory
         self.logs = logs
+        self.spread: Spread = self.perform
+        """Performs a change in every process of the server; here there is one."""
+        self._allow_log_settings = allow_log_settings
         self._registry = registry
+        self._operations: Mapping[str, Callable[..., Awaitable[None]]] = {
+            "load": self._load,
+            "unload": self._unload,
+            "register": self._register,
+            "unregister": self._unregister,
+            "log": self._log,
+        }
+
+    async def perform(self, operation: str, *arguments: Any) -> None:  # noqa: ANN401 - JSON
+        """Change this process alone.
+
+        Raises:
+            ServingError: it is refused.
+        """
+        await self._operations[operation](*arguments)
 
     async def load(self, repository: str, model: str, parameters: Mapping[str, object]) -> None:
         """Load a model as its repository has it now.
@@ -46,7 +75,7 @@ class Control:
             if name.startswith(LOAD_OVERRIDES):
                 raise Unsupported(f"load parameter '{name}' is not supported: the model repository says what is served")
             raise InvalidRequest(f"unrecognized load parameter '{name}'.")
-        await self._registry.load_model(model)
+        await self.spread("load", model)
 
     async def unload(self, repository: str, model: str, parameters: Mapping[str, object]) -> None:
         """Serve a model no more; no model here has dependents.
@@ -58,7 +87,35 @@ class Control:
         for name in parameters:
             if name not in UNLOAD_PARAMETERS:
                 raise InvalidRequest(f"unrecognized unload parameter '{name}'.")
-        await self._registry.unload_model(model)
+        await self.spread("unload", model)
+
+    async def register_shared_memory(self, name: str, key: str, offset: int, byte_size: int) -> None:
+        """Let requests name a region; see `SharedMemory.register`.
+
+        Raises:
+            ServingError: it cannot be used, or clients may not do so.
+        """
+        await self.spread("register", name, key, offset, byte_size)
+
+    async def unregister_shared_memory(self, name: str) -> None:
+        """Forget one region, or with no name all of them."""
+        await self.spread("unregister", name)
+
+    async def change_logs(self, settings: Mapping[str, object]) -> None:
+        """Change which levels are written; what repeats the present settings changes nothing.
+
+        Raises:
+            InvalidRequest: an unknown setting, or a value of another type.
+            Unsupported: clients may not do so, or the setting is fixed.
+        """
+        self.logs.check(settings)
+        if settings.items() <= self.logs.read().items():
+            return
+        if not self._allow_log_settings:
+            raise Unsupported(
+                "changing log settings is not allowed; the server's operator allows it: allow_log_settings"
+            )
+        await self.spread("log", dict(settings))
 
     def shared_memory_status(self, name: str) -> service_pb2.SystemSharedMemoryStatusResponse:
         """One region, or with no name all of them."""
@@ -87,6 +144,21 @@ class Control:
                     f"tracing is not supported: {name} stays {', '.join(TRACE_SETTINGS[name]) or 'empty'}"
                 )
         return TRACE_SETTINGS
+
+    async def _load(self, model: str) -> None:
+        await self._registry.load_model(model)
+
+    async def _unload(self, model: str) -> None:
+        await self._registry.unload_model(model)
+
+    async def _register(self, name: str, key: str, offset: int, byte_size: int) -> None:
+        self.shared_memory.register(name, key, offset, byte_size)
+
+    async def _unregister(self, name: str) -> None:
+        self.shared_memory.unregister(name)
+
+    async def _log(self, settings: Mapping[str, object]) -> None:
+        self.logs.change(settings)
 
 
 def check_repository(name: str) -> None:

@@ -6,6 +6,7 @@ ServingError                500  INTERNAL            OTHER
 │   ├── RequestTimeout      408  DEADLINE_EXCEEDED   OTHER     it did not arrive in time
 │   └── AlreadyExists       400  ALREADY_EXISTS      OTHER     its name is taken
 ├── Unauthenticated         401  UNAUTHENTICATED     OTHER     the caller has not shown who it is
+├── PermissionDenied        403  PERMISSION_DENIED   OTHER     it has, and may not do this
 ├── NotFound                404  NOT_FOUND           OTHER     no such model, version or path
 ├── MethodNotAllowed        405  UNIMPLEMENTED       OTHER     the path exists, with another HTTP method
 ├── Unsupported             501  UNIMPLEMENTED       OTHER     a part of the protocol that this server does not have
@@ -65,6 +66,13 @@ class Unauthenticated(ServingError):
 
     http_status = 401
     grpc_code = grpc.StatusCode.UNAUTHENTICATED
+
+
+class PermissionDenied(ServingError):
+    """The caller's token is known, but not for this call."""
+
+    http_status = 403
+    grpc_code = grpc.StatusCode.PERMISSION_DENIED
 
 
 class NotFound(ServingError):

@@ -8,6 +8,7 @@ _SENT_BY_SERVERS = (
     errors.InvalidRequest,
     errors.PayloadTooLarge,
     errors.Unauthenticated,
+    errors.PermissionDenied,
     errors.NotFound,
     errors.Unsupported,
     errors.Unavailable,

@@ -16,8 +16,10 @@ from tritonclient.grpc import service_pb2
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceServicer, add_GRPCInferenceServiceServicer_to_server
 
 from stn_serve import calls, grpc_tensors
+from stn_serve.access import OPEN, Access
 from stn_serve.control import NO_CUDA, Control, check_no_cuda_region, check_repository
 from stn_serve.errors import ServingError, Unavailable, Unsupported
+from stn_serve.grpc_access import AccessInterceptor
 from stn_serve.grpc_health import HealthService
 from stn_serve.grpc_stream import answer_in_order
 from stn_serve.inference import Inference
@@ -46,16 +48,24 @@ Method = Callable[[Any, Any, Context], Awaitable[Answer]]
 
 
 def create_server(
-    inference: Inference, control: Control, images: ImagePrediction, max_message_bytes: int
+    inference: Inference,
+    control: Control,
+    images: ImagePrediction,
+    max_message_bytes: int,
+    access: Access = OPEN,
+    *,
+    shared_port: bool = False,
 ) -> grpc.aio.Server:
     """A server with both services, health and reflection, on no port yet."""
     server = grpc.aio.server(
+        # Each costs every call some microseconds.
+        interceptors=() if access is OPEN else (AccessInterceptor(access),),
         options=[
             ("grpc.max_receive_message_length", max_message_bytes),
             ("grpc.max_send_message_length", -1),
-            # Two servers must not share a port by accident.
-            ("grpc.so_reuseport", 0),
-        ]
+            # Workers of one server share a port, but two servers must not by accident.
+            ("grpc.so_reuseport", int(shared_port)),
+        ],
     )
     add_GRPCInferenceServiceServicer_to_server(InferenceService(inference, control), server)
     add_ImagePredictionServicer_to_server(ImagePredictionService(images, inference.stopping), server)  # type: ignore[no-untyped-call]
@@ -155,12 +165,12 @@ class InferenceService(GRPCInferenceServiceServicer):  # type: ignore[misc]  # t
 
     @_answering
     async def SystemSharedMemoryRegister(self, request: Message, _: Context) -> Message:
-        self._control.shared_memory.register(request.name, request.key, request.offset, request.byte_size)
+        await self._control.register_shared_memory(request.name, request.key, request.offset, request.byte_size)
         return service_pb2.SystemSharedMemoryRegisterResponse()
 
     @_answering
     async def SystemSharedMemoryUnregister(self, request: Message, _: Context) -> Message:
-        self._control.shared_memory.unregister(request.name)
+        await self._control.unregister_shared_memory(request.name)
         return service_pb2.SystemSharedMemoryUnregisterResponse()
 
     @_answering
@@ -185,7 +195,7 @@ class InferenceService(GRPCInferenceServiceServicer):  # type: ignore[misc]  # t
 
     @_answering
     async def LogSettings(self, request: Message, _: Context) -> Message:
-        self._control.logs.change(grpc_tensors.plain(request.settings))
+        await self._control.change_logs(grpc_tensors.plain(request.settings))
         values = {name: _log_setting(value) for name, value in self._control.logs.read().items()}
         return service_pb2.LogSettingsResponse(settings=values)
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from google.protobuf.message import Message
 
 from stn_serve import calls, http_tensors, openapi
+from stn_serve.access import OPEN, Access
 from stn_serve.compression import compress, decompress, preferred_encoding
 from stn_serve.control import Control
 from stn_serve.errors import (
@@ -48,25 +49,33 @@ MAX_PATH = 128
 class HttpApi:
     """The ASGI application."""
 
-    def __init__(self, inference: Inference, control: Control, images: ImagePrediction, max_message_bytes: int) -> None:
+    def __init__(
+        self,
+        inference: Inference,
+        control: Control,
+        images: ImagePrediction,
+        max_message_bytes: int,
+        access: Access = OPEN,
+    ) -> None:
+        self._access = access
         self._inference = inference
         self._shared_memory = control.shared_memory
         self._images = images
         self._max_message_bytes = max_message_bytes
         version = "[/versions/{version}]"
         self.routes = (
-            Route("POST", f"/v2/models/{{model}}{version}/infer", self._infer),
-            Route("POST", f"/v1/models/{{model}}{version}/predict", self._predict),
-            Route("POST", "/v1/predict", self._predict),
-            Route("GET", "/v2/health/live", self._live),
-            Route("GET", "/v2/health/ready", self._ready),
-            Route("GET", "/v2", self._server_metadata),
-            Route("GET", "/v2/models/stats", self._statistics),
-            Route("GET", f"/v2/models/{{model}}{version}", self._model_metadata),
-            Route("GET", f"/v2/models/{{model}}{version}/ready", self._model_ready),
-            Route("GET", f"/v2/models/{{model}}{version}/config", self._model_config),
-            Route("GET", f"/v2/models/{{model}}{version}/stats", self._statistics),
-            Route("GET", "/openapi.json", self._openapi),
+            Route("POST", f"/v2/models/{{model}}{version}/infer", "inference", self._infer),
+            Route("POST", f"/v1/models/{{model}}{version}/predict", "inference", self._predict),
+            Route("POST", "/v1/predict", "inference", self._predict),
+            Route("GET", "/v2/health/live", "health", self._live),
+            Route("GET", "/v2/health/ready", "health", self._ready),
+            Route("GET", "/v2", "metadata", self._server_metadata),
+            Route("GET", "/v2/models/stats", "statistics", self._statistics),
+            Route("GET", f"/v2/models/{{model}}{version}", "metadata", self._model_metadata),
+            Route("GET", f"/v2/models/{{model}}{version}/ready", "health", self._model_ready),
+            Route("GET", f"/v2/models/{{model}}{version}/config", "model-config", self._model_config),
+            Route("GET", f"/v2/models/{{model}}{version}/stats", "statistics", self._statistics),
+            Route("GET", "/openapi.json", "metadata", self._openapi),
             *HttpControl(inference, control).routes,
         )
         self._patterns = [(route.pattern(), route) for route in self.routes]
@@ -91,6 +100,7 @@ class HttpApi:
         call.operation = f"{route.method} {route.path}"
         calls.note(names.get("model", ""), names.get("version", ""))
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        self._access.check(route.group, headers.get("authorization", ""))
         body = await read_body(receive, headers, self._max_message_bytes)
         if headers.get("content-encoding", "identity") != "identity":
             body = await decompress(body, headers["content-encoding"], self._max_message_bytes)

@@ -19,20 +19,20 @@ class HttpControl:
         self._inference = inference
         self._control = control
         self.routes = (
-            Route("POST", "/v2/repository/index", self._repository_index),
-            Route("POST", "/v2/repository/{repository}/index", self._repository_index),
-            Route("POST", "/v2/repository/models/{model}/load", self._load),
-            Route("POST", "/v2/repository/models/{model}/unload", self._unload),
-            Route("GET", "/v2/systemsharedmemory[/region/{region}]/status", self._shared_memory),
-            Route("POST", "/v2/systemsharedmemory/region/{region}/register", self._register),
-            Route("POST", "/v2/systemsharedmemory[/region/{region}]/unregister", self._unregister),
-            Route("GET", "/v2/cudasharedmemory[/region/{region}]/status", self._cuda_status),
-            Route("POST", "/v2/cudasharedmemory/region/{region}/register", self._cuda_register),
-            Route("POST", "/v2/cudasharedmemory[/region/{region}]/unregister", self._cuda_unregister),
-            Route("GET", "/v2[/models/{model}]/trace/setting", self._trace_settings),
-            Route("POST", "/v2[/models/{model}]/trace/setting", self._trace_settings),
-            Route("GET", "/v2/logging", self._log_settings),
-            Route("POST", "/v2/logging", self._log_settings),
+            Route("POST", "/v2/repository/index", "model-repository", self._repository_index),
+            Route("POST", "/v2/repository/{repository}/index", "model-repository", self._repository_index),
+            Route("POST", "/v2/repository/models/{model}/load", "model-repository", self._load),
+            Route("POST", "/v2/repository/models/{model}/unload", "model-repository", self._unload),
+            Route("GET", "/v2/systemsharedmemory[/region/{region}]/status", "shared-memory", self._shared_memory),
+            Route("POST", "/v2/systemsharedmemory/region/{region}/register", "shared-memory", self._register),
+            Route("POST", "/v2/systemsharedmemory[/region/{region}]/unregister", "shared-memory", self._unregister),
+            Route("GET", "/v2/cudasharedmemory[/region/{region}]/status", "shared-memory", self._cuda_status),
+            Route("POST", "/v2/cudasharedmemory/region/{region}/register", "shared-memory", self._cuda_register),
+            Route("POST", "/v2/cudasharedmemory[/region/{region}]/unregister", "shared-memory", self._cuda_unregister),
+            Route("GET", "/v2[/models/{model}]/trace/setting", "trace", self._trace_settings),
+            Route("POST", "/v2[/models/{model}]/trace/setting", "trace", self._trace_settings),
+            Route("GET", "/v2/logging", "logging", self._log_settings),
+            Route("POST", "/v2/logging", "logging", self._log_settings),
         )
 
     async def _repository_index(self, request: Request) -> Response:
@@ -59,11 +59,11 @@ class HttpControl:
         fields = _fields(request)
         key, byte_size = _field(fields, "key", str), _field(fields, "byte_size", int)
         offset = _field(fields, "offset", int) if "offset" in fields else 0
-        self._control.shared_memory.register(request.region, key, offset, byte_size)
+        await self._control.register_shared_memory(request.region, key, offset, byte_size)
         return Response()
 
     async def _unregister(self, request: Request) -> Response:
-        self._control.shared_memory.unregister(request.region)
+        await self._control.unregister_shared_memory(request.region)
         return Response()
 
     async def _cuda_status(self, request: Request) -> Response:
@@ -83,7 +83,7 @@ class HttpControl:
         return json_response({name: v if name == "trace_level" else v[0] for name, v in settings.items()})
 
     async def _log_settings(self, request: Request) -> Response:
-        self._control.logs.change(_fields(request))
+        await self._control.change_logs(_fields(request))
         return json_response(self._control.logs.read())
 
 

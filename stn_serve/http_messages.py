@@ -16,8 +16,10 @@ from stn_serve.errors import (
     InvalidRequest,
     MethodNotAllowed,
     PayloadTooLarge,
+    PermissionDenied,
     RequestTimeout,
     ServingError,
+    Unauthenticated,
     Unavailable,
 )
 from stn_serve.tensors import Buffer
@@ -82,6 +84,8 @@ class Route(NamedTuple):
 
     method: str
     path: str
+    group: str
+    """Of `access.GROUPS`."""
     handler: Handler
 
     def pattern(self) -> re.Pattern[str]:
@@ -97,8 +101,10 @@ def error_response(error: ServingError) -> Response:
     headers = {}
     if isinstance(error, Unavailable):
         headers["retry-after"] = "1"
-    if isinstance(error, PayloadTooLarge | RequestTimeout):
+    if isinstance(error, PayloadTooLarge | RequestTimeout | Unauthenticated | PermissionDenied):
         headers["connection"] = "close"  # rather than read the rest
+    if isinstance(error, Unauthenticated):
+        headers["www-authenticate"] = 'Bearer realm="stn-serve"'
     if isinstance(error, MethodNotAllowed):
         headers["allow"] = ", ".join(error.allowed)
     return Response(orjson.dumps({"error": str(error)}), error.http_status, JSON, headers)

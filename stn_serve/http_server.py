@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Iterator
 from typing import ClassVar
 
@@ -67,7 +68,13 @@ class Protocol(HttpToolsProtocol):
 class HttpServer(uvicorn.Server):
     """uvicorn as a part of a larger process: on a socket that is bound already, and leaving signals alone."""
 
-    def __init__(self, app: Callable[..., Awaitable[None]], listener: socket.socket, grace_s: float) -> None:
+    def __init__(
+        self,
+        app: Callable[..., Awaitable[None]],
+        listener: socket.socket,
+        grace_s: float,
+        context: ssl.SSLContext | None = None,
+    ) -> None:
         config = uvicorn.Config(
             app,
             http=Protocol,
@@ -78,6 +85,7 @@ class HttpServer(uvicorn.Server):
             server_header=False,
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=round(grace_s),
+            ssl_context_factory=(lambda *_: context) if context else None,
         )
         super().__init__(config)
         self._listener = listener

@@ -57,14 +57,20 @@ class Inference:
     def __init__(self, registry: ModelRegistry) -> None:
         self.registry = registry
         self.stopping = asyncio.Event()
-        """Set when the server no longer wants requests."""
+        """Set when the server no longer takes requests."""
+        self._wanted = True
 
     def server_ready(self) -> bool:
         """Whether requests should be sent here."""
-        return self.registry.ready and not self.stopping.is_set()
+        return self._wanted and self.registry.ready
+
+    def withdraw(self) -> None:
+        """Be ready no more, and tell who watches; requests that come are still answered."""
+        self._wanted = False
+        self.registry.announce()
 
     def stop(self) -> None:
-        """Be ready no more, and tell who watches."""
+        """Take no more requests."""
         self.stopping.set()
         self.registry.announce()
 

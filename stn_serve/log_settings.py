@@ -36,8 +36,8 @@ class LogSettings(logging.Filter):
         """All settings, by name."""
         return {**FIXED, **self._enabled, "log_verbose_level": self._verbose_level}
 
-    def change(self, settings: Mapping[str, object]) -> None:
-        """Change some of them, or none if one of them is wrong.
+    def check(self, settings: Mapping[str, object]) -> None:
+        """Refuse what cannot be changed.
 
         Raises:
             InvalidRequest: an unknown setting, or a value of another type.
@@ -45,6 +45,15 @@ class LogSettings(logging.Filter):
         """
         for name, value in settings.items():
             _check(name, value)
+
+    def change(self, settings: Mapping[str, object]) -> None:
+        """Change some of them, or none if one of them is wrong.
+
+        Raises:
+            InvalidRequest: an unknown setting, or a value of another type.
+            Unsupported: a setting that is fixed when the server starts.
+        """
+        self.check(settings)
         self._enabled |= {name: value is True for name, value in settings.items() if name in LEVELS}
         level = settings.get("log_verbose_level", self._verbose_level)
         self._verbose_level = level if isinstance(level, int) else 0

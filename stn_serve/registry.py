@@ -14,11 +14,11 @@ from typing import Any, Self, TypeVar
 
 from stn_serve.compute import ComputePool
 from stn_serve.errors import ConfigurationError, InvalidRequest, NotFound, Unsupported
+from stn_serve.limits import available_cpus
 from stn_serve.loading import NOTHING, IndexEntry, Loaded, load_model
 from stn_serve.model_files import Files
 from stn_serve.repository import find_models, model_directories
 from stn_serve.served_model import ServedModel
-from stn_serve.session import available_cpus
 
 Result = TypeVar("Result")
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -13,8 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from stn_serve import logs
-from stn_serve.registry import ModelRegistry
-from stn_serve.server import Addresses, run
+from stn_serve.listening import Addresses
+from stn_serve.server import Row, run
 from stn_serve.setting_sources import parameters, read_settings, show
 
 logger = logging.getLogger(__name__)
@@ -45,7 +47,8 @@ def serve(context: typer.Context, show_settings: bool, **values: Any) -> None:  
         typer.echo(show(settings, context))
         return
     logs.configure(settings.log_level, settings.log_format)
-    run(settings, log_announcement if settings.log_format == "json" else announce)
+    secure = settings.tls_cert is not None
+    run(settings, log_announcement if settings.log_format == "json" else partial(announce, secure=secure))
 
 
 def _signature() -> inspect.Signature:
@@ -69,24 +72,25 @@ serve.__signature__ = _signature()  # type: ignore[attr-defined]
 serve.__annotations__ = {name: parameter.annotation for name, parameter in _signature().parameters.items()}
 
 
-def announce(registry: ModelRegistry, addresses: Addresses) -> None:
+def announce(rows: Sequence[Row], addresses: Addresses, secure: bool) -> None:
     """Print the models and the addresses."""
     console = Console()
     models = Table("model", "version", "state", "why not", title="models", title_justify="left")
-    for entry in registry.index:
-        state = "[green]ready" if entry.served else "[red]unavailable" if entry.reason else "not loaded"
-        models.add_row(entry.name, str(entry.version or "-"), state, entry.reason)
+    for name, version, is_served, reason in rows:
+        state = "[green]ready" if is_served else "[red]unavailable" if reason else "not loaded"
+        models.add_row(name, version or "-", state, reason)
     ports = Table("service", "address", title="addresses", title_justify="left")
-    ports.add_row("gRPC", addresses.grpc)
-    ports.add_row("HTTP", f"http://{addresses.http}")
-    ports.add_row("metrics", f"http://{addresses.metrics}/metrics")
+    s = "s" if secure else ""
+    ports.add_row("gRPC", f"grpcs://{addresses.grpc}" if secure else addresses.grpc)
+    ports.add_row("HTTP", f"http{s}://{addresses.http}")
+    ports.add_row("metrics", f"http{s}://{addresses.metrics}/metrics")
     with suppress(OSError):  # stdout may lead to a full disk, or be closed
         console.print(models, ports)
 
 
-def log_announcement(registry: ModelRegistry, addresses: Addresses) -> None:
+def log_announcement(rows: Sequence[Row], addresses: Addresses) -> None:
     """The same for machines, as lines of the log."""
-    for entry in registry.index:
-        fields = {"model": entry.name, "version": str(entry.version or ""), "reason": entry.reason}
-        logger.info("model %s", "ready" if entry.served else "unavailable", extra={"fields": fields})
+    for name, version, is_served, reason in rows:
+        fields = {"model": name, "version": version, "reason": reason}
+        logger.info("model %s", "ready" if is_served else "unavailable", extra={"fields": fields})
     logger.info("serving", extra={"fields": asdict(addresses)})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import onnxruntime as ort
 from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
 
 from stn_serve.errors import ConfigurationError
+from stn_serve.limits import available_cpus
 
 KIND = ModelInstanceGroup
 QUIET = 3
@@ -44,22 +44,6 @@ def instance_count(config: ModelConfig) -> int:
 def intra_op_threads(config: ModelConfig) -> int:
     """How many threads one batch computes with: the configuration's, else the model's instances share the CPUs."""
     return _integer(config, "intra_op_thread_count") or max(available_cpus() // instance_count(config), 1)
-
-
-def available_cpus() -> int:
-    """CPUs this process may use: its affinity, or less where a control group grants less time."""
-    granted = _cgroup_cpus(Path("/sys/fs/cgroup/cpu.max"))
-    allowed = len(os.sched_getaffinity(0))
-    return min(allowed, granted) if granted else allowed
-
-
-def _cgroup_cpus(cpu_max: Path) -> int | None:
-    """The quota of cgroup v2 in whole CPUs, rounded up; None without one."""
-    try:
-        quota, period = cpu_max.read_text().split()
-    except (OSError, ValueError):
-        return None
-    return None if quota == "max" else -(-int(quota) // int(period))
 
 
 def _options(config: ModelConfig) -> ort.SessionOptions:

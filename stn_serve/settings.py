@@ -86,9 +86,31 @@ class ServerSettings:
         ),
     ] = False
 
+    allow_log_settings: Annotated[bool, About("Security", "Clients may change which levels are logged.")] = False
+    tls_cert: Annotated[
+        Path | None, About("Security", "The server's certificate and those that vouch for it, PEM; with --tls-key.")
+    ] = None
+    tls_key: Annotated[Path | None, About("Security", "The certificate's key, PEM.")] = None
+    tls_client_ca: Annotated[
+        Path | None, About("Security", "Take only clients with a certificate from these authorities, PEM (mutual TLS).")
+    ] = None
+    tokens: Annotated[
+        tuple[str, ...],
+        About(
+            "Security",
+            "GROUP[,GROUP...]=file:PATH or =env:NAME: calls of these API groups need a bearer token from there. Groups "
+            "are health, metadata, inference, model-config, model-repository, shared-memory, statistics, trace, "
+            "logging, metrics and all. May be repeated.",
+        ),
+    ] = ()
+
     grace_s: Annotated[
         float, About("Process", "Seconds that a stopping server waits for the requests in flight.", 0)
     ] = 30.0
+    drain_s: Annotated[
+        float,
+        About("Process", "Seconds between being not ready and closing the ports, for load balancers to see it.", 0),
+    ] = 0.0
     ready_file: Annotated[
         Path | None, About("Process", "Write the addresses to this file as JSON once the server is ready.")
     ] = None
@@ -107,6 +129,10 @@ class ServerSettings:
     def __post_init__(self) -> None:
         for setting in SETTINGS:
             setting.about.check(setting.name, getattr(self, setting.name))
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise ConfigurationError("tls_cert and tls_key belong together, but only one is given")
+        if self.tls_client_ca and not self.tls_cert:
+            raise ConfigurationError("tls_client_ca is given, but there is no TLS without tls_cert and tls_key")
         ports = {name: getattr(self, name) for name in ("grpc_port", "http_port", "metrics_port")}
         taken = [port for port in ports.values() if port]
         if len(set(taken)) != len(taken):

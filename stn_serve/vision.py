@@ -20,11 +20,11 @@ from stn_serve.budget import Budget
 from stn_serve.description import MAX_CROP_SIDE, Array, Prepared, add_crops, describe
 from stn_serve.errors import InvalidRequest, PayloadTooLarge, ServingError, Unsupported
 from stn_serve.images import DEFAULT_LIMITS, ImageLimits, fit, open_header, read_pixels
+from stn_serve.limits import available_cpus
 from stn_serve.metadata import InputImage, ModelMetadata
 from stn_serve.proto import image_prediction_pb2 as messages
 from stn_serve.registry import ModelRegistry
 from stn_serve.served_model import ServedModel
-from stn_serve.session import available_cpus
 from stn_serve.validation import ValidRequest
 
 logger = logging.getLogger(__name__)

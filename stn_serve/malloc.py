@@ -1,0 +1,33 @@
+"""glibc's allocator, told that a server allocates the same sizes again and again.
+
+By default each buffer of a few hundred kilobytes is mapped from the kernel and given back, and touching its fresh pages
+costs more than everything that is done with it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+# <malloc.h>
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
+
+MMAP_THRESHOLD_BYTES = 32 * 2**20
+"""Smaller buffers come from the heap; it is the most that glibc takes."""
+TRIM_THRESHOLD_BYTES = 128 * 2**20
+"""Free memory at the heap's end that is kept rather than given back."""
+TOP_PAD_BYTES = 16 * 2**20
+"""By how much the heap grows at least."""
+
+
+def keep_freed_memory() -> bool:
+    """Whether this process's allocator could be told; others than glibc's are left alone."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return False
+    wanted = (
+        (M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES),
+        (M_TRIM_THRESHOLD, TRIM_THRESHOLD_BYTES),
+        (M_TOP_PAD, TOP_PAD_BYTES),
+    )
+    return all(mallopt(parameter, size) == 1 for parameter, size in wanted)

@@ -1,0 +1,111 @@
+"""What one process serves: the models of a repository behind gRPC and HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from typing import Self
+
+import grpc
+
+from stn_serve.control import Control
+from stn_serve.errors import ConfigurationError
+from stn_serve.grpc_api import create_server
+from stn_serve.guard import Guard
+from stn_serve.http_api import HttpApi
+from stn_serve.http_server import HttpServer
+from stn_serve.images import ImageLimits
+from stn_serve.inference import Inference
+from stn_serve.listening import host_port
+from stn_serve.log_settings import LogSettings
+from stn_serve.metrics import Metrics
+from stn_serve.polling import poll
+from stn_serve.registry import ModelRegistry
+from stn_serve.settings import ServerSettings
+from stn_serve.shared_memory import SharedMemory
+from stn_serve.vision import ImagePrediction
+
+logger = logging.getLogger(__name__)
+
+ABANDON_AFTER_S = 1.0
+"""How long batches may still run whose callers have been answered or have gone."""
+
+
+class ModelServer:
+    """Loaded when it is made, reachable between `open` and `close`."""
+
+    def __init__(self, settings: ServerSettings, registry: ModelRegistry, guard: Guard) -> None:
+        self.registry = registry
+        self.inference = Inference(registry)
+        self.control = Control(
+            registry, SharedMemory(settings.allow_shared_memory), LogSettings(), settings.allow_log_settings
+        )
+        self.control.logs.install()
+        self.metrics = Metrics(registry)
+        self._settings = settings
+        self._guard = guard
+        self._images = ImagePrediction(
+            registry, ImageLimits(max_bytes=settings.max_message_bytes, max_pixels=settings.max_image_pixels)
+        )
+        self._grpc: grpc.aio.Server | None = None
+        self._http: HttpServer | None = None
+
+    @classmethod
+    async def load(cls, settings: ServerSettings, guard: Guard) -> Self:
+        """Load and warm up the models.
+
+        Raises:
+            ConfigurationError: none can be served.
+        """
+        registry = await asyncio.to_thread(
+            ModelRegistry.load, settings.model_repository, settings.model_control_mode, settings.startup_models
+        )
+        return cls(settings, registry, guard)
+
+    async def open(self, http_socket: socket.socket, grpc_port: int, shared: bool = False) -> int:
+        """Listen; `shared` where other workers have the same port of gRPC. Returns the port of gRPC.
+
+        Raises:
+            ConfigurationError: the port of gRPC has been taken in the meantime.
+        """
+        settings, access = self._settings, self._guard.access
+        surface = (self.inference, self.control, self._images, settings.max_message_bytes, access)
+        self._grpc = create_server(*surface, shared_port=shared)
+        port = _add_port(self._grpc, host_port(settings.host, grpc_port), self._guard)
+        self._http = HttpServer(HttpApi(*surface), http_socket, settings.grace_s, self._guard.ssl_context)
+        await asyncio.gather(self._grpc.start(), self._http.start())
+        return port
+
+    async def watch(self) -> None:
+        """Follow the files of the guard, and the repository where that is asked for, for ever."""
+        settings = self._settings
+        following = [self._guard.watch()]
+        if settings.model_control_mode == "poll":
+            following.append(poll(self.registry, settings.model_repository, settings.repository_poll_secs))
+        await asyncio.gather(*following)
+
+    async def close(self) -> None:
+        """Be not ready, accept no more, and finish what is in flight, in the grace time."""
+        settings = self._settings
+        self.inference.withdraw()
+        if settings.drain_s:
+            logger.info("stopping: not ready any more, closing the ports in %g s", settings.drain_s)
+            await asyncio.sleep(settings.drain_s)
+        logger.info("stopping: finishing the requests in flight, for at most %g s", settings.grace_s)
+        end = time.monotonic() + settings.grace_s
+        self.inference.stop()
+        if self._grpc and self._http:
+            await asyncio.gather(self._grpc.stop(settings.grace_s), self._http.stop())
+        await self.registry.close(max(end - time.monotonic(), ABANDON_AFTER_S))
+        self._images.close()
+
+
+def _add_port(server: grpc.aio.Server, address: str, guard: Guard) -> int:
+    try:
+        if guard.certificates:
+            return server.add_secure_port(address, guard.certificates.grpc_credentials())
+        return server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise ConfigurationError(f"cannot listen for gRPC on {address}: {error}") from error
