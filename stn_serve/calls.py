@@ -95,6 +95,12 @@ def note(model: str, version: str, request_id: str = "") -> None:
         call.request_id = request_id or call.request_id
 
 
+def name(request_id: str) -> None:
+    """What its caller calls the current call."""
+    if call := _current.get():
+        call.request_id = request_id
+
+
 def failed(rows: int) -> None:
     """Some images of the current call are answered with errors."""
     if call := _current.get():

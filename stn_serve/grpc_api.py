@@ -200,9 +200,9 @@ class InferenceService(GRPCInferenceServiceServicer):  # type: ignore[misc]  # t
         return service_pb2.LogSettingsResponse(settings=values)
 
     async def _infer(self, request: Message) -> Message:
-        calls.note(request.model_name, request.model_version, request.id)
-        parsed = grpc_tensors.parse(request, self._control.shared_memory)
-        return grpc_tensors.serialize(await self._inference.infer(parsed))
+        with self._inference.request(request.model_name, request.model_version, request.id) as counted:
+            asked = grpc_tensors.parse(request, self._control.shared_memory)
+            return grpc_tensors.serialize(await self._inference.infer(counted, asked))
 
     async def _stream_infer(self, request: Message) -> Message:
         """An answer in a stream, errors included; each is the final one of its request."""

@@ -35,6 +35,7 @@ from stn_serve.http_messages import (
 )
 from stn_serve.http_predict import predict_request
 from stn_serve.inference import Inference
+from stn_serve.model import Model
 from stn_serve.proto_json import to_json
 from stn_serve.vision import ImagePrediction
 
@@ -149,16 +150,18 @@ class HttpApi:
         return json_response(openapi.document())
 
     async def _infer(self, request: Request) -> Response:
-        served = self._inference.registry.find(request.model, request.version)  # comes before a broken body
-        header_length = request.headers.get(HEADER_LENGTH)
-        if header_length == "0":
-            asked = http_tensors.parse_raw(served.model, request.version, request.body)
-        else:
-            asked = http_tensors.parse(request.model, request.version, request.body, header_length, self._shared_memory)
-        body, json_length = http_tensors.serialize(asked, await self._inference.infer(asked.request))
+        with self._inference.request(request.model, request.version) as counted:
+            asked = self._parse(request, counted.served.model)
+            body, json_length = http_tensors.serialize(asked, await self._inference.infer(counted, asked.request))
         if json_length is None:
             return Response(body)
         return Response(body, 200, "application/octet-stream", {HEADER_LENGTH: str(json_length)})
+
+    def _parse(self, request: Request, model: Model) -> http_tensors.HttpInferRequest:
+        header_length = request.headers.get(HEADER_LENGTH)
+        if header_length == "0":
+            return http_tensors.parse_raw(model, request.version, request.body)
+        return http_tensors.parse(request.model, request.version, request.body, header_length, self._shared_memory)
 
     async def _predict(self, request: Request) -> Response:
         return _message(await self._images.predict(predict_request(request)))

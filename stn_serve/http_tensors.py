@@ -47,7 +47,7 @@ def parse(
     document, raw = _split(body, header_length)
     fields = _object("body", _loads(document))
     identity = _get(fields, "id", str, "")
-    calls.note(model_name, model_version, identity)  # whatever is wrong with the rest
+    calls.name(identity)  # whatever is wrong with the rest
     parameters = _parameters(fields)
     outputs = [_object("outputs", output) for output in _list(fields, "outputs")] if "outputs" in fields else []
     request = InferRequest(

@@ -6,7 +6,8 @@ Control answers are the protocol's own messages, which gRPC sends as they are an
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version as package_version
 from typing import Any
@@ -19,7 +20,7 @@ from stn_serve.errors import InvalidRequest, NotFound
 from stn_serve.model import TensorSignature
 from stn_serve.outputs import OutputTensor, deliver
 from stn_serve.registry import ModelRegistry
-from stn_serve.served_model import ServedModel
+from stn_serve.served_model import ServedModel, ServedRequest
 from stn_serve.statistics import ComputeDurations, Duration
 from stn_serve.validation import InferRequest, RequestedOutput
 
@@ -125,25 +126,35 @@ class Inference:
         ]
         return service_pb2.RepositoryIndexResponse(models=entries)
 
-    async def infer(self, request: InferRequest) -> InferResponse:
-        """Run one tensor request.
+    @contextmanager
+    def request(self, model: str, version: str, request_id: str = "") -> Iterator[ServedRequest]:
+        """A model's version for the time of one request, from its first byte that is looked at to its answer's last.
 
         Raises:
             NotFound: no such model or version.
-            InvalidRequest: it does not fit the model's signature.
+        """
+        calls.note(model, version, request_id)
+        with self.registry.use(model, version) as served, served.request() as request:
+            calls.note(served.model.name, str(served.model.version), request_id)
+            yield request
+
+    async def infer(self, request: ServedRequest, asked: InferRequest) -> InferResponse:
+        """Run tensors.
+
+        Raises:
+            InvalidRequest: they do not fit the model's signature.
             Unavailable: refused for now.
             ModelFailure: the model failed.
         """
-        with self.registry.use(request.model_name, request.model_version) as served:
-            calls.note(served.model.name, str(served.model.version), request.id)
-            answer = await served.infer(request)
-        signatures = {spec.name: spec for spec in served.model.outputs}
-        wanted = {output.name: output for output in request.outputs}
+        answer = await request.infer(asked)
+        model = request.served.model
+        signatures = {spec.name: spec for spec in model.outputs}
+        wanted = {output.name: output for output in asked.outputs}
         outputs = [
             deliver(signatures[name], array, wanted.get(name) or RequestedOutput(name))
             for name, array in answer.outputs.items()
         ]
-        return InferResponse(served.model.name, served.model.version, request.id, outputs)
+        return InferResponse(model.name, model.version, asked.id, outputs)
 
     def _counted(self, name: str, version: str) -> Sequence[ServedModel]:
         if not name:

@@ -13,11 +13,10 @@ from pathlib import Path
 
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from stn_serve.compute import ComputePool
 from stn_serve.errors import ConfigurationError
 from stn_serve.model_files import Files, model_files, version_files
 from stn_serve.repository import read_config, served_versions
-from stn_serve.served_model import ServedModel
+from stn_serve.served_model import ServedModel, Shared
 
 logger = logging.getLogger(__name__)
 
@@ -63,25 +62,25 @@ NOTHING = Loaded((), {})
 """Of a model that was never loaded."""
 
 
-def load_model(directory: Path, serving: Mapping[int, ServedModel], pool: ComputePool) -> Loaded:
+def load_model(directory: Path, serving: Mapping[int, ServedModel], shared: Shared) -> Loaded:
     """Load the versions that the policy chooses, beside what is served; a version that has not changed stays as it is.
 
-    Where one fails, every version that is served stays. They will compute in `pool`. Blocks for as long as loading
-    takes, and raises nothing.
+    Where one fails, every version that is served stays. Blocks for as long as loading takes, and raises nothing.
     """
     files = model_files(directory)
     try:
-        entries = _load(directory, files, serving, pool)
+        entries = _load(directory, files, serving, shared)
     except (ConfigurationError, OSError) as error:
         entries = [IndexEntry(directory.name, None, reason=_message(directory.name, error))]
     return Loaded(tuple(_with_survivors(directory.name, entries, serving)), files)
 
 
-def _load(directory: Path, files: Files, serving: Mapping[int, ServedModel], pool: ComputePool) -> list[IndexEntry]:
+def _load(directory: Path, files: Files, serving: Mapping[int, ServedModel], shared: Shared) -> list[IndexEntry]:
     config = read_config(directory)
     versions = served_versions(directory, config)
     return [
-        _load_version(directory, version, config, version_files(files, version), serving, pool) for version in versions
+        _load_version(directory, version, config, version_files(files, version), serving, shared)
+        for version in versions
     ]
 
 
@@ -91,13 +90,13 @@ def _load_version(
     config: ModelConfig,
     files: Files,
     serving: Mapping[int, ServedModel],
-    pool: ComputePool,
+    shared: Shared,
 ) -> IndexEntry:
     current = serving.get(version)
     if current and current.files == files:
         return IndexEntry(directory.name, version, current)
     try:
-        served = ServedModel.load(directory, version, config, files, pool)
+        served = ServedModel.load(directory, version, config, files, shared, current)
     except (ConfigurationError, OSError) as error:
         return IndexEntry(directory.name, version, reason=_message(directory.name, error))
     if version_files(model_files(directory), version) != files:

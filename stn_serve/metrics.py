@@ -5,15 +5,20 @@ The names are written out: prometheus_client would make `nv_inference_count_tota
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from prometheus_client.process_collector import ProcessCollector
 
-from stn_serve import logs
-from stn_serve.exposition import Family, Kind, Labels, Merge, Value, labels
+from stn_serve import logs, machine
+from stn_serve.exposition import Buckets, Family, Kind, Labels, Merge, Value, labels
+from stn_serve.machine import CpuUtilization
+from stn_serve.prediction_metrics import prediction_families
 from stn_serve.registry import ModelRegistry
 from stn_serve.served_model import ServedModel
+from stn_serve.statistics import Phase
 
 
 class ModelMetric(NamedTuple):
@@ -32,6 +37,19 @@ SUCCESS = ModelMetric(
     "Number of successful inference requests, all batch sizes",
     lambda served: served.statistics.success.count,
 )
+
+PHASES: dict[Phase, str] = {
+    "request": "Inference request duration in microseconds, of successful requests",
+    "queue": "Time that successful requests waited in the queue, in microseconds",
+    "compute_input": "Time to put together the batch of a successful request, in microseconds",
+    "compute_infer": "Time to compute the batch of a successful request, in microseconds",
+    "compute_output": "Time to take apart the outputs of the batch of a successful request, in microseconds",
+}
+
+
+def _duration_buckets(phase: Phase, served: ServedModel) -> Buckets:
+    return served.statistics.histograms[phase].buckets()
+
 
 MODEL_METRICS = (
     ModelMetric(
@@ -89,6 +107,21 @@ MODEL_METRICS = (
         lambda served: served.load_s,
         merge="max",
     ),
+    *(
+        ModelMetric(
+            f"nv_inference_{phase}_duration_histogram_us",
+            "histogram",
+            text,
+            partial(_duration_buckets, phase),
+        )
+        for phase, text in PHASES.items()
+    ),
+    ModelMetric(
+        "stn_batch_size",
+        "histogram",
+        "Rows of each model execution",
+        lambda served: served.statistics.batch_sizes.buckets(),
+    ),
 )
 
 PROCESS_MERGES: dict[str, Merge] = {
@@ -103,22 +136,35 @@ class Metrics:
     def __init__(self, registry: ModelRegistry) -> None:
         self._registry = registry
         self._process = ProcessCollector(registry=None)
+        self._cpu_utilization = CpuUtilization()
 
     async def snapshot(self) -> list[Family]:
         """Everything that is counted in this process, now."""
         models = list(self._registry)
+        counted = [(_names(served), served.predictions) for served in models if served.predictions]
+        for _, predictions in counted:
+            await asyncio.to_thread(predictions.count)
         return [
             _family(SUCCESS, models),
             _failures(models),
             *(_family(metric, models) for metric in MODEL_METRICS),
-            Family(
-                "stn_log_lines_lost_total",
-                "counter",
-                "Lines of the log that could not be written",
-                {(): logs.lost_lines()},
-            ),
+            *prediction_families(counted),
+            *self._machine_families(),
             *self._process_families(),
+            Family("stn_log_lines_lost_total", "counter", "Lines of the log not written", {(): logs.lost_lines()}),
         ]
+
+    def _machine_families(self) -> Iterator[Family]:
+        """The same from every process of a machine, so the largest is the one."""
+        utilization, memory = self._cpu_utilization.read(), machine.memory()
+        if utilization is None or memory is None:
+            return
+        for name, text, value in (
+            ("nv_cpu_utilization", "CPU utilization rate [0.0 - 1.0]", utilization),
+            ("nv_cpu_memory_total_bytes", "CPU total memory (RAM), in bytes", memory.total),
+            ("nv_cpu_memory_used_bytes", "CPU used memory (RAM), in bytes", memory.used),
+        ):
+            yield Family(name, "gauge", text, {(): value}, merge="max")
 
     def _process_families(self) -> Iterator[Family]:
         for metric in self._process.collect():
@@ -129,13 +175,13 @@ class Metrics:
 
 
 def _family(metric: ModelMetric, models: Sequence[ServedModel]) -> Family:
-    samples = {model_labels(served): metric.value(served) for served in models}
+    samples = {labels(**_names(served)): metric.value(served) for served in models}
     return Family(metric.name, metric.kind, metric.help, samples, metric.merge)
 
 
 def _failures(models: Iterable[ServedModel]) -> Family:
-    samples = {
-        model_labels(served, reason=reason): count
+    samples: dict[Labels, Value] = {
+        labels(**_names(served), reason=reason): count
         for served in models
         for reason, count in served.statistics.failures.items()
     }
@@ -144,6 +190,5 @@ def _failures(models: Iterable[ServedModel]) -> Family:
     )
 
 
-def model_labels(served: ServedModel, **more: str) -> Labels:
-    """The labels of a version's series."""
-    return labels(model=served.model.name, version=str(served.model.version), **more)
+def _names(served: ServedModel) -> dict[str, str]:
+    return {"model": served.model.name, "version": str(served.model.version)}

@@ -60,7 +60,11 @@ class ModelServer:
             ConfigurationError: none can be served.
         """
         registry = await asyncio.to_thread(
-            ModelRegistry.load, settings.model_repository, settings.model_control_mode, settings.startup_models
+            ModelRegistry.load,
+            settings.model_repository,
+            settings.model_control_mode,
+            settings.startup_models,
+            settings.prediction_metrics,
         )
         return cls(settings, registry, guard)
 

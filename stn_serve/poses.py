@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from math import isqrt
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -56,6 +57,17 @@ class Pose:
     """Area (volume) of the region against the image's, with its sign."""
     inside_ratio: float
     """Share of the region that lies inside the image."""
+
+
+class Poses(NamedTuple):
+    """The fields of `Pose` for N thetas: scale and translation `[N, D]`, the others `[N]`."""
+
+    rotation_degrees: Array
+    scale: Array
+    shear: Array
+    translation: Array
+    determinant: Array
+    inside_ratio: Array
 
 
 def map_points(theta: ArrayLike, points: ArrayLike, regularization: float = 0.0) -> Array:
@@ -127,25 +139,39 @@ def pose(theta: ArrayLike, frame: Box, regularization: float = 0.0) -> Pose:
 
     `frame` gives the input's width and height in pixels, so that a rotation is one on the image as seen.
     """
-    theta = np.asarray(theta, np.float64)
-    linear, centre = _linearise(theta, regularization)
-    size = np.ones(len(centre))
+    one = poses(np.asarray(theta, np.float64)[None], frame, regularization)
+    return Pose(
+        rotation_degrees=float(one.rotation_degrees[0]),
+        scale=tuple(one.scale[0].tolist()),
+        shear=float(one.shear[0]),
+        translation=tuple(one.translation[0].tolist()),
+        determinant=float(one.determinant[0]),
+        inside_ratio=float(one.inside_ratio[0]),
+    )
+
+
+def poses(thetas: ArrayLike, frame: Box, regularization: float = 0.0) -> Poses:
+    """Take many thetas `[N, rows, columns]` apart at once, as `pose` does."""
+    thetas = np.asarray(thetas, np.float64)
+    linear, centres = _linearise(thetas, regularization)
+    size = np.ones(centres.shape[1])
     size[:2] = frame.right - frame.left, frame.bottom - frame.top
     linear = linear * size[:, None] / size
     rotation, triangular = np.linalg.qr(linear)
-    signs = np.where(np.diag(triangular) < 0, -1.0, 1.0)
-    rotation, triangular = rotation * signs, triangular * signs[:, None]
-    if np.linalg.det(rotation) < 0:  # a mirror image: the last axis takes the sign, what remains is a rotation
-        rotation[:, -1] *= -1
-        triangular[-1] *= -1
-    scale = np.diag(triangular)
-    return Pose(
-        rotation_degrees=_angle(rotation),
-        scale=tuple(scale.tolist()),
-        shear=float(triangular[0, 1] / scale[1]) if scale[1] else 0.0,
-        translation=tuple(centre.tolist()),
-        determinant=float(np.linalg.det(linear)),
-        inside_ratio=_inside_ratio(theta, len(centre), regularization),
+    signs = np.where(np.diagonal(triangular, axis1=1, axis2=2) < 0, -1.0, 1.0)
+    rotation, triangular = rotation * signs[:, None, :], triangular * signs[:, :, None]
+    mirrored = np.linalg.det(rotation) < 0  # the last axis takes the sign, what remains is a rotation
+    rotation[mirrored, :, -1] *= -1
+    triangular[mirrored, -1] *= -1
+    scale = np.diagonal(triangular, axis1=1, axis2=2)
+    lean = triangular[:, 0, 1]
+    return Poses(
+        rotation_degrees=_angles(rotation),
+        scale=scale,
+        shear=np.divide(lean, scale[:, 1], out=np.zeros_like(lean), where=scale[:, 1] != 0),
+        translation=centres,
+        determinant=np.linalg.det(linear),
+        inside_ratio=_inside_ratios(thetas, centres.shape[1], regularization),
     )
 
 
@@ -210,31 +236,42 @@ def _lattice(axis: Array, dimensions: int) -> Array:
     return np.stack([c.ravel() for c in reversed(coordinates)], axis=-1)
 
 
-def _linearise(theta: Array, regularization: float) -> tuple[Array, Array]:
-    """The linear part `[D, D]` and the image of the centre `[D]`."""
-    rows, columns = theta.shape
-    centre = map_points(theta, np.zeros((1, 3 if columns == 4 else 2)), regularization)[0]
+def _linearise(thetas: Array, regularization: float) -> tuple[Array, Array]:
+    """The linear parts `[N, D, D]` and the images of the centre `[N, D]`."""
+    rows, columns = thetas.shape[1:]
+    centres = map_points(thetas, np.zeros((1, 3 if columns == 4 else 2)), regularization)[:, 0]
     if columns == 2:
-        targets = _homogeneous(control_points(isqrt(rows)))
-        return np.asarray(np.linalg.lstsq(targets, theta, rcond=None)[0][:2].T), centre
+        return np.swapaxes((_affine_fit(isqrt(rows)) @ thetas)[:, :2], 1, 2), centres
     if (rows, columns) == (3, 3):
-        jacobian = theta[:2, :2] - np.outer(centre, theta[2, :2])
-        return jacobian / _away_from_zero(theta[2:, 2:]), centre
-    return theta[:, :-1], centre
+        jacobians = thetas[:, :2, :2] - centres[:, :, None] * thetas[:, 2:, :2]
+        return jacobians / _away_from_zero(thetas[:, 2:, 2:]), centres
+    return thetas[:, :, :-1], centres
 
 
-def _angle(rotation: Array) -> float:
-    if len(rotation) == 2:
-        return float(np.degrees(np.arctan2(rotation[1, 0], rotation[0, 0]))) + 0.0  # no minus before a zero
-    return float(np.degrees(np.arccos(np.clip((np.trace(rotation) - 1) / 2, -1, 1))))
+@lru_cache(maxsize=8)
+def _affine_fit(size: int) -> Array:
+    """The matrix `[3, P]` that turns a spline's source points into the affine map nearest to them, transposed."""
+    return np.asarray(np.linalg.pinv(_homogeneous(control_points(size))))
 
 
-def _inside_ratio(theta: Array, dimensions: int, regularization: float) -> float:
-    if theta.shape[1] == 2:
-        mapped = _probe_basis(isqrt(len(theta)), regularization) @ theta
+def _angles(rotations: Array) -> Array:
+    if rotations.shape[-1] == 2:
+        return np.degrees(np.arctan2(rotations[:, 1, 0], rotations[:, 0, 0])) + 0.0  # no minus before a zero
+    traces = np.trace(rotations, axis1=1, axis2=2)
+    return np.asarray(np.degrees(np.arccos(np.clip((traces - 1) / 2, -1, 1))))
+
+
+def _inside_ratios(thetas: Array, dimensions: int, regularization: float) -> Array:
+    # As map_points, but with the points last: their coordinates one after the other are much faster to compare.
+    rows, columns = thetas.shape[1:]
+    if columns == 2:
+        mapped = np.swapaxes(thetas, 1, 2) @ _probe_basis(isqrt(rows), regularization)
     else:
-        mapped = map_points(theta, _probes(dimensions))
-    return float((np.abs(mapped) <= 1).all(axis=-1).mean())
+        mapped = thetas @ _probe_columns(dimensions)
+    if rows == columns == 3:
+        mapped = mapped[:, :2] / _away_from_zero(mapped[:, 2:])
+    inside = np.logical_and.reduce(np.abs(mapped, out=mapped) <= 1, axis=1)
+    return np.asarray(np.count_nonzero(inside, axis=1) / inside.shape[1])
 
 
 @lru_cache(maxsize=2)
@@ -244,6 +281,11 @@ def _probes(dimensions: int) -> Array:
     return _lattice((np.arange(side) + 0.5) / side * 2 - 1, dimensions)
 
 
+@lru_cache(maxsize=2)
+def _probe_columns(dimensions: int) -> Array:
+    return np.ascontiguousarray(_homogeneous(_probes(dimensions)).T)
+
+
 @lru_cache(maxsize=8)
 def _probe_basis(size: int, regularization: float) -> Array:
-    return thin_plate_spline_basis(_probes(2), control_points(size), regularization)
+    return np.ascontiguousarray(thin_plate_spline_basis(_probes(2), control_points(size), regularization).T)

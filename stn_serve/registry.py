@@ -18,7 +18,7 @@ from stn_serve.limits import available_cpus
 from stn_serve.loading import NOTHING, IndexEntry, Loaded, load_model
 from stn_serve.model_files import Files
 from stn_serve.repository import find_models, model_directories
-from stn_serve.served_model import ServedModel
+from stn_serve.served_model import ServedModel, Shared
 
 Result = TypeVar("Result")
 
@@ -40,10 +40,10 @@ class ModelRegistry:
     """
 
     def __init__(
-        self, repository: Path, models: Mapping[str, Loaded], pool: ComputePool, control_mode: str = "none"
+        self, repository: Path, models: Mapping[str, Loaded], shared: Shared, control_mode: str = "none"
     ) -> None:
         self._repository = repository
-        self._pool = pool
+        self._shared = shared
         self._models = dict(models)
         self._served = {name: _by_version(loaded.entries) for name, loaded in models.items() if loaded.entries}
         self._control_mode = control_mode
@@ -53,13 +53,20 @@ class ModelRegistry:
         """Set, and replaced by a new one, when models come or go."""
 
     @classmethod
-    def load(cls, repository: Path, control_mode: str = "none", names: Sequence[str] | None = None) -> Self:
+    def load(
+        cls,
+        repository: Path,
+        control_mode: str = "none",
+        names: Sequence[str] | None = None,
+        count_predictions: bool = True,
+    ) -> Self:
         """Load models of a repository side by side; a broken one is named in the index and does not hinder the others.
 
         Args:
             repository: See `repository`.
             control_mode: Who lets models come and go: `none`, `poll` (the repository), or `explicit` (clients).
             names: Which to load; all by default.
+            count_predictions: Whether models count what they answer, as `prediction_statistics` says.
 
         Raises:
             ConfigurationError: there is no such repository or no model of such a name, or none can be served and none
@@ -67,12 +74,12 @@ class ModelRegistry:
         """
         directories = find_models(repository)
         chosen = _chosen(directories, names)
-        pool = ComputePool(available_cpus())
+        shared = Shared(ComputePool(available_cpus()), count_predictions)
         with ThreadPoolExecutor(LOADING_THREADS, thread_name_prefix="load") as threads:
-            results = list(threads.map(load_model, chosen, repeat({}), repeat(pool)))
+            results = list(threads.map(load_model, chosen, repeat({}), repeat(shared)))
         models = {directory.name: NOTHING for directory in directories}
         models |= {directory.name: loaded for directory, loaded in zip(chosen, results, strict=True)}
-        registry = cls(repository, models, pool, control_mode)
+        registry = cls(repository, models, shared, control_mode)
         if control_mode == "none" and not any(registry):
             model_directories(repository)
             raise ConfigurationError(f"no model of {repository} can be served: {_reasons(results)}")
@@ -188,7 +195,7 @@ class ModelRegistry:
         """Load a model as its directory is now, beside what is served, and then put it in its place."""
         name = directory.name
         async with self._locks[name]:
-            loaded = await asyncio.to_thread(load_model, directory, self._served.get(name, {}), self._pool)
+            loaded = await asyncio.to_thread(load_model, directory, self._served.get(name, {}), self._shared)
             self._replace(name, loaded)
         return loaded
 
@@ -208,7 +215,7 @@ class ModelRegistry:
         closing = [asyncio.ensure_future(served.batcher.close(grace_s)) for served in self]
         if closing or self._background:
             await asyncio.wait([*closing, *self._background], timeout=grace_s)
-        self._pool.close()
+        self._shared.pool.close()
 
     def _check_controlled(self) -> None:
         if self._control_mode != "explicit":

@@ -12,11 +12,13 @@ from typing import Self
 
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
+from stn_serve import calls
 from stn_serve.batcher import Batcher
 from stn_serve.compute import ComputePool
-from stn_serve.errors import ServingError
+from stn_serve.errors import FailureReason, ServingError
 from stn_serve.model import Model
 from stn_serve.model_files import Files
+from stn_serve.prediction_statistics import PredictionStatistics
 from stn_serve.request_queue import Answer
 from stn_serve.scheduling import AS_CONFIGURED, BatchingPolicy, Urgency
 from stn_serve.session import instance_count, intra_op_threads
@@ -51,12 +53,24 @@ class Users:
 
 
 @dataclass(frozen=True, slots=True)
+class Shared:
+    """What the versions of a process share."""
+
+    pool: ComputePool
+    """Where they compute."""
+    count_predictions: bool = True
+    """Whether they count what they answer."""
+
+
+@dataclass(frozen=True, slots=True)
 class ServedModel:
     """One version, ready to answer."""
 
     model: Model
     batcher: Batcher
     statistics: Statistics
+    predictions: PredictionStatistics | None
+    """None where they are not counted, or the model does not say what its outputs mean."""
     load_s: float
     """Seconds that loading and warm-up took."""
     files: Files
@@ -65,8 +79,16 @@ class ServedModel:
     """Requests that have found it: it stays whole until the last of them is answered."""
 
     @classmethod
-    def load(cls, directory: Path, version: int, config: ModelConfig, files: Files, pool: ComputePool) -> Self:
-        """Load and warm up one version, which will compute in `pool`.
+    def load(
+        cls,
+        directory: Path,
+        version: int,
+        config: ModelConfig,
+        files: Files,
+        shared: Shared,
+        predecessor: ServedModel | None = None,
+    ) -> Self:
+        """Load and warm up one version; it goes on counting where the state of it that was served before is.
 
         Raises:
             ConfigurationError: it cannot be served; says why.
@@ -74,45 +96,76 @@ class ServedModel:
         started = time.perf_counter()
         model = Model.load(directory, version, config)
         warm_up(model, directory)
-        statistics = Statistics()
+        statistics = predecessor.statistics if predecessor else Statistics()
         batcher = Batcher(
             model.name,
             model.run,
             BatchingPolicy.from_config(config, pad=not model.runs_on_cpu),
             statistics,
-            pool,
+            shared.pool,
             instances=instance_count(config),
             cpus=intra_op_threads(config) if model.runs_on_cpu else 0,
         )
-        return cls(model, batcher, statistics, time.perf_counter() - started, files)
-
-    async def infer(self, request: InferRequest) -> Answer:
-        """Validate, queue, run and count one tensor request."""
-        with self.counting_failures():
-            return await self.run(validate(request, self.model), request.urgency)
-
-    async def run(self, request: ValidRequest, urgency: Urgency = AS_CONFIGURED) -> Answer:
-        """Queue and run one request, and count it if it succeeds."""
-        started_ns = time.perf_counter_ns()
-        answer = await self.batcher.infer(request.inputs, request.outputs, request.rows, urgency)
-        elapsed_ns = time.perf_counter_ns() - started_ns
-        self.statistics.record_success(request.rows, elapsed_ns, answer.queue_ns, answer.phases)
-        return answer
+        predictions = _predictions(model, shared, predecessor)
+        return cls(model, batcher, statistics, predictions, time.perf_counter() - started, files)
 
     @contextmanager
-    def counting_failures(self) -> Iterator[None]:
-        """Count the request that fails inside."""
+    def request(self) -> Iterator[ServedRequest]:
+        """One request for the time of a `with`: counted as failed if that raises, and as answered if it has run."""
+        request = ServedRequest(self)
         started_ns = time.perf_counter_ns()
         try:
-            yield
-        except ServingError as error:
-            self.statistics.record_failure(time.perf_counter_ns() - started_ns, error.failure_reason)
+            yield request
+        except BaseException as error:
+            self.statistics.record_failure(time.perf_counter_ns() - started_ns, _failure_reason(error))
             raise
-        except asyncio.CancelledError:
-            self.statistics.record_failure(time.perf_counter_ns() - started_ns, "CANCELED")
-            raise
+        if request.answer:
+            elapsed_ns = time.perf_counter_ns() - started_ns
+            self.statistics.record_success(request.rows, elapsed_ns, request.answer.queue_ns, request.answer.phases)
 
     async def drain(self) -> None:
         """Finish the requests that have found it, and end its queue; nobody may find it any more."""
         await self.users.leave()
         await self.batcher.close()
+
+
+@dataclass(slots=True)
+class ServedRequest:
+    """What one request asks of a version."""
+
+    served: ServedModel
+    rows: int = 0
+    answer: Answer | None = None
+
+    async def infer(self, request: InferRequest) -> Answer:
+        """Validate and run tensors.
+
+        Raises:
+            InvalidRequest: they do not fit the model's signature.
+            Unavailable: refused for now.
+            ModelFailure: the model failed.
+        """
+        return await self.run(validate(request, self.served.model), request.urgency)
+
+    async def run(self, request: ValidRequest, urgency: Urgency = AS_CONFIGURED) -> Answer:
+        """Queue and run what is valid."""
+        answer = await self.served.batcher.infer(request.inputs, request.outputs, request.rows, urgency)
+        self.rows, self.answer = request.rows, answer
+        calls.answered(request.rows, answer)
+        if self.served.predictions:
+            self.served.predictions.note(answer.outputs)
+        return answer
+
+
+def _predictions(model: Model, shared: Shared, predecessor: ServedModel | None) -> PredictionStatistics | None:
+    if not (shared.count_predictions and model.metadata):
+        return None
+    if predecessor and predecessor.predictions and predecessor.model.metadata == model.metadata:
+        return predecessor.predictions
+    return PredictionStatistics(model.metadata)
+
+
+def _failure_reason(error: BaseException) -> FailureReason:
+    if isinstance(error, asyncio.CancelledError):
+        return "CANCELED"
+    return error.failure_reason if isinstance(error, ServingError) else "OTHER"

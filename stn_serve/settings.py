@@ -125,6 +125,10 @@ class ServerSettings:
     log_format: Annotated[str, About("Logs", "console, or json: one object a line.", choices=("console", "json"))] = (
         "console"
     )
+    prediction_metrics: Annotated[
+        bool,
+        About("Metrics", "Count where models look, what they predict and how sure they are, for alarms on drift."),
+    ] = True
 
     def __post_init__(self) -> None:
         for setting in SETTINGS:

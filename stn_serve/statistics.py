@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 from stn_serve.errors import FailureReason
+from stn_serve.histograms import Histogram
+
+Phase = Literal["request", "queue", "compute_input", "compute_infer", "compute_output"]
+"""In the order in which a request is recorded."""
 
 
 class Phases(NamedTuple):
@@ -49,6 +53,16 @@ class ComputeDurations:
         self.compute_output.add(phases.compute_output_ns)
 
 
+DURATION_US = (100, 250, 500, 1000, 2500, 5000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000)
+"""Bounds of the buckets: those that core#474 proposes to Triton for any of the phases, and some between them."""
+
+BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+def _phase_histograms() -> dict[Phase, Histogram]:
+    return {phase: Histogram(DURATION_US) for phase in get_args(Phase)}
+
+
 @dataclass(slots=True)
 class Statistics:
     """Counted on the event loop only, so without locks."""
@@ -64,11 +78,16 @@ class Statistics:
     """Milliseconds since 1970."""
     batches: dict[int, ComputeDurations] = field(default_factory=dict)
     """By rows."""
+    histograms: dict[Phase, Histogram] = field(default_factory=_phase_histograms)
+    """Microseconds of each successful request."""
+    batch_sizes: Histogram = field(default_factory=lambda: Histogram(BATCH_SIZES))
+    """Rows of each execution."""
     failures: dict[FailureReason, int] = field(default_factory=lambda: dict.fromkeys(get_args(FailureReason), 0))
 
     def record_execution(self, rows: int, phases: Phases) -> None:
         """One batch has run."""
         self.execution_count += 1
+        self.batch_sizes.add(rows)
         self.batches.setdefault(rows, ComputeDurations()).add(phases)
 
     def record_success(self, rows: int, request_ns: int, queue_ns: int, phases: Phases) -> None:
@@ -78,6 +97,8 @@ class Statistics:
         self.success.add(request_ns)
         self.queue.add(queue_ns)
         self.compute.add(phases)
+        for histogram, ns in zip(self.histograms.values(), (request_ns, queue_ns, *phases), strict=True):
+            histogram.add(ns / 1000)
 
     def record_failure(self, request_ns: int, reason: FailureReason) -> None:
         """One request has failed."""

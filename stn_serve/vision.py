@@ -72,11 +72,11 @@ class ImagePrediction:
         calls.note(request.model_name, request.model_version, request.id)
         served = self._find(request.model_name, request.model_version)
         calls.note(served.model.name, str(served.model.version), request.id)
-        metadata = _image_metadata(served)
-        _check(request)
         loop = asyncio.get_running_loop()
         with served.users.one_more(), ExitStack() as work:
-            with served.counting_failures():
+            with served.request():
+                metadata = _image_metadata(served)
+                _check(request)
                 work.enter_context(self._images.spend(len(request.images)))
                 opened = await loop.run_in_executor(self._opening, self._open, list(request.images))
                 work.enter_context(self._pixels.spend(self._count_pixels(opened)))
@@ -150,13 +150,12 @@ class ImagePrediction:
         self, served: ServedModel, metadata: ModelMetadata, request: messages.PredictRequest, image: Opened
     ) -> messages.Prediction:
         loop = asyncio.get_running_loop()
-        with served.counting_failures():
+        with served.request() as counted:
             with calls.spending("decode"):
                 prepared = await loop.run_in_executor(self._decoding, _prepare, image, metadata.input, request.crops)
             names = ("logits", "theta") if metadata.transformers else ("logits",)
-            answer = await served.run(ValidRequest({"image": prepared.pixels[None]}, names, 1))
-            calls.answered(1, answer)
-        return await loop.run_in_executor(self._decoding, _finish, metadata, prepared, answer.outputs, request)
+            answer = await counted.run(ValidRequest({"image": prepared.pixels[None]}, names, 1))
+            return await loop.run_in_executor(self._decoding, _finish, metadata, prepared, answer.outputs, request)
 
 
 def _prepare(image: Opened, target: InputImage, keep_whole: bool) -> Prepared:

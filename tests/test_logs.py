@@ -104,7 +104,8 @@ def test_every_request_has_a_line(output: dict[str, str]) -> None:
     good = by_id["seven"]
     assert (good["level"], good["status"], good["model"], good["version"]) == ("debug", "OK", "ident", "1")
     assert good["operation"] == "POST /v2/models/{model}[/versions/{version}]/infer"
-    assert good["protocol"] == "http"
+    assert (good["protocol"], good["rows"]) == ("http", 1)
+    assert good["duration_us"] >= good["queue_us"] + good["compute_us"] > 0
     bad = by_id["eight"]
     assert (bad["level"], bad["status"]) == ("info", "INVALID_ARGUMENT")
     assert "batch-size must be <= 8" in bad["error"]
@@ -116,8 +117,8 @@ def test_every_request_has_a_line(output: dict[str, str]) -> None:
     assert (by_id["eleven"]["operation"], by_id["eleven"]["status"]) == ("PredictStream", "INVALID_ARGUMENT")
     unknown = [line for line in told if line["request_id"] == "twelve"]
     assert [(line["operation"], line["status"]) for line in unknown] == [
-        ("ModelInfer", "INVALID_ARGUMENT"),
-        ("ModelStreamInfer", "INVALID_ARGUMENT"),
+        ("ModelInfer", "NOT_FOUND"),
+        ("ModelStreamInfer", "NOT_FOUND"),
     ]
 
 

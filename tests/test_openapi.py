@@ -17,6 +17,7 @@ from stn_serve.inference import Inference
 from stn_serve.log_settings import LogSettings
 from stn_serve.openapi import document, expand
 from stn_serve.registry import ModelRegistry
+from stn_serve.served_model import Shared
 from stn_serve.shared_memory import SharedMemory
 from stn_serve.vision import ImagePrediction
 
@@ -31,7 +32,7 @@ def test_the_document_that_is_checked_in_is_the_one_that_is_served(server: Serve
 
 
 def test_it_has_every_route_and_no_other() -> None:
-    registry = ModelRegistry(ROOT, {}, ComputePool(1))
+    registry = ModelRegistry(ROOT, {}, Shared(ComputePool(1)))
     control = Control(registry, SharedMemory(), LogSettings())
     images = ImagePrediction(registry)
     routes = HttpApi(Inference(registry), control, images, 1).routes

@@ -15,6 +15,7 @@ from onnx_models import IDENT_CONFIG, publish_ident, publish_slow
 
 from stn_serve.errors import ConfigurationError, InvalidRequest, NotFound
 from stn_serve.registry import ModelRegistry
+from stn_serve.served_model import ServedModel
 from stn_serve.validation import InferRequest, WireTensor
 
 ALL_VERSIONS = IDENT_CONFIG + "version_policy { all { } }"
@@ -59,22 +60,27 @@ def versions(registry: ModelRegistry) -> list[int]:
     return [served.model.version for served in registry.find_all("ident")]
 
 
+async def infer(served: ServedModel, tensors: InferRequest) -> None:
+    with served.request() as request:
+        await request.infer(tensors)
+
+
 def test_a_replaced_version_is_freed_with_its_threads(repository: Path) -> None:
     async def replace() -> None:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
         registry = ModelRegistry.load(repository, "explicit")
-        await registry.find("ident").infer(ident_request())
+        await infer(registry.find("ident"), ident_request())
         await registry.look()
         threads = os.listdir("/proc/self/task")  # noqa: PTH208 - names, not paths
         old = registry.find("ident")
         with pytest.raises(InvalidRequest):
-            await old.infer(ident_request(size=8))
+            await infer(old, ident_request(size=8))
         session, batcher = weakref.ref(old.model.session), weakref.ref(old.batcher)
         del old
         publish_ident(repository, version=2)
         await registry.load_model("ident")
         await calm(registry)
-        await registry.find("ident").infer(ident_request())
+        await infer(registry.find("ident"), ident_request())
         async with asyncio.timeout(10):  # a worker thread of the load may hold its arguments for a moment longer
             while session() or batcher() or len(os.listdir("/proc/self/task")) > len(threads):  # noqa: PTH208
                 await asyncio.sleep(0.01)
@@ -92,7 +98,7 @@ def test_what_a_request_has_found_stays_whole_until_it_is_answered(repository: P
             await asyncio.sleep(0.05)
             with pytest.raises(NotFound, match="no available versions"):
                 registry.find("ident")
-            await served.infer(ident_request())
+            await infer(served, ident_request())
         await registry.close()
 
     asyncio.run(outlive())
@@ -131,7 +137,7 @@ def test_a_version_replaced_by_a_broken_one_is_served_as_it_was(repository: Path
         assert registry.find("ident") is served
         assert states(registry) == [(1, "READY")]
         assert "config.pbtxt cannot be read" in registry.index[0].reason
-        await served.infer(ident_request())
+        await infer(served, ident_request())
         await registry.close()
 
     asyncio.run(break_it())
@@ -207,13 +213,13 @@ def test_a_model_that_runs_long_holds_up_neither_loads_nor_other_models(tmp_path
 
         async def ask() -> None:
             with registry.use("slow") as served:
-                await served.infer(slow_request())
+                await infer(served, slow_request())
 
         asked = asyncio.create_task(ask())
         await asyncio.sleep(0)
         await registry.unload_model("slow")
         await registry.load_model("ident")
-        await registry.find("ident").infer(ident_request())
+        await infer(registry.find("ident"), ident_request())
         assert not asked.done()
         await asked
         await registry.close()
