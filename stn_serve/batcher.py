@@ -140,6 +140,7 @@ class Batcher:
             self._remove(request)
         execution = Execution(self._name, self._run, self._policy, requests, self._idle.pop(), self._finish)
         self._unanswered[execution] = None
+        self._ask()  # for another instance, if there is more to do
         return execution
 
     def _finish(self, execution: Execution) -> None:

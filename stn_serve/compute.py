@@ -81,7 +81,7 @@ class ComputePool:
         return Share(min(cpus, self._cpus))
 
     def request(self, share: Share, next_job: NextJob) -> None:
-        """Run `share`'s next jobs when it is its turn, until there are none."""
+        """Run one more job of `share` when it is its turn; who waits already asks for nothing more."""
         if share not in self._waiting:
             # Who was idle has not saved anything up.
             share.used_ns = max(share.used_ns, self._clock_ns)
@@ -100,10 +100,8 @@ class ComputePool:
     def _dispatch(self) -> None:
         self._dispatching = False
         while share := self._first():
-            job = self._waiting[share]()
-            if job is None:
-                del self._waiting[share]
-            else:
+            job = self._waiting.pop(share)()
+            if job:
                 self._start(share, job)
 
     def _first(self) -> Share | None:

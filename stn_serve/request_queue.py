@@ -69,13 +69,17 @@ class RequestQueue:
         self._policy = policy
         self._preferred = policy.preferred_batch_sizes or {policy.max_batch_size}
         self._levels: dict[int, _Level] = {}
+        """The highest first; a level comes into being with its first request."""
 
     def __len__(self) -> int:
         return sum(map(len, self._levels.values()))
 
+    def __bool__(self) -> bool:
+        return any(level.waiting or level.postponed for level in self._levels.values())
+
     def __iter__(self) -> Iterator[Pending]:
         """In the order they should run; without those whose callers have gone."""
-        for _, level in sorted(self._levels.items()):
+        for level in self._levels.values():
             for requests in (level.waiting, level.postponed):
                 for request in requests:
                     if not request.future.done():
@@ -88,7 +92,7 @@ class RequestQueue:
             Unavailable: as many wait as are allowed to.
         """
         limit = self._policy.queue_of(level).max_queue_size
-        if len(self._levels.get(level, ())) >= limit:
+        if level in self._levels and len(self._levels[level]) >= limit:
             raise Unavailable(f"Exceeds maximum queue size of {limit} for model '{self._name}'")
 
     def add(self, request: Pending) -> None:
@@ -98,15 +102,15 @@ class RequestQueue:
             Unavailable: the queue is full.
         """
         self.check_room(request.level)
-        self._levels.setdefault(request.level, _Level()).waiting[request] = None
+        if request.level not in self._levels:
+            self._levels = dict(sorted({**self._levels, request.level: _Level()}.items()))
+        self._levels[request.level].waiting[request] = None
 
     def discard(self, request: Pending) -> None:
         """Forget a request; nothing happens if it does not wait."""
-        if level := self._levels.get(request.level):
-            level.waiting.pop(request, None)
-            level.postponed.pop(request, None)
-            if not level:
-                del self._levels[request.level]
+        level = self._levels[request.level]
+        level.waiting.pop(request, None)
+        level.postponed.pop(request, None)
 
     def postpone(self, request: Pending) -> None:
         """Run a request after all others of its level whose time is not up."""

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from stn_serve.batcher import Batcher
 from stn_serve.compute import ComputePool
-from stn_serve.errors import ModelFailure, ServingError, Unavailable
+from stn_serve.errors import ModelFailure, Unavailable
 from stn_serve.execution import Run
 from stn_serve.request_queue import Answer
 from stn_serve.scheduling import BatchingPolicy, QueuePolicy, Urgency
@@ -23,6 +23,14 @@ from stn_serve.statistics import Statistics
 Array = NDArray[Any]
 
 POISON = -1.0
+POOLS: list[ComputePool] = []
+
+
+@pytest.fixture(autouse=True)
+def _end_threads() -> Iterator[None]:
+    yield
+    while POOLS:
+        POOLS.pop().close()
 
 
 @dataclass
@@ -55,12 +63,21 @@ def rows(*values: float) -> dict[str, Array]:
 
 def batcher(model: Run, statistics: Statistics | None = None, instances: int = 1, **policy: Any) -> Batcher:
     rules = BatchingPolicy(**{"max_batch_size": 4} | policy)
-    return Batcher("m", model, rules, statistics or Statistics(), ComputePool(2), instances=instances)
+    POOLS.append(ComputePool(2))
+    return Batcher("m", model, rules, statistics or Statistics(), POOLS[-1], instances=instances)
 
 
 def ask(batching: Batcher, *values: float, timeout_us: int = 0, priority: int = 0) -> asyncio.Task[Answer]:
     urgency = Urgency(priority, timeout_us)
     return asyncio.ensure_future(batching.infer(rows(*values), ["y"], len(values), urgency))
+
+
+def order_of(tasks: Sequence[asyncio.Task[Answer]]) -> list[int]:
+    """Their numbers, in the order in which they will have ended."""
+    order: list[int] = []
+    for number, task in enumerate(tasks):
+        task.add_done_callback(lambda _, number=number: order.append(number))  # type: ignore[misc]
+    return order
 
 
 def values_of(answer: Answer) -> list[float]:
@@ -275,15 +292,156 @@ def test_closing_ends_when_the_last_waiting_caller_goes_away() -> None:
     asyncio.run(scenario())
 
 
+LEVELS: dict[str, Any] = {"priority_levels": 3, "default_priority_level": 2}
+
+
+def test_the_highest_priority_runs_first() -> None:
+    async def scenario() -> None:
+        model = Doubling()
+        batching = batcher(model, max_batch_size=1, **LEVELS)
+        model.free.clear()
+        first = ask(batching, 0)
+        await model.started()
+        waiting = [ask(batching, 1, priority=priority) for priority in (3, 0, 1, 2, 7, 1)]
+        order = order_of(waiting)
+        await asyncio.sleep(0)
+        model.free.set()
+        await asyncio.gather(first, *waiting)
+        assert order == [2, 5, 1, 3, 4, 0]
+        await batching.close()
+
+    asyncio.run(scenario())
+
+
+def test_an_expired_request_may_run_after_the_others() -> None:
+    async def scenario() -> None:
+        model = Doubling()
+        policy = QueuePolicy(delays_expired=True, allow_timeout_override=True)
+        batching = batcher(model, max_batch_size=1, queue=policy)
+        model.free.clear()
+        first = ask(batching, 0)
+        await model.started()
+        waiting = [ask(batching, 1, timeout_us=1), ask(batching, 2), ask(batching, 3)]
+        order = order_of(waiting)
+        await asyncio.sleep(0.01)
+        model.free.set()
+        answers = await asyncio.gather(first, *waiting)
+        assert [values_of(answer) for answer in answers] == [[0], [2], [4], [6]]
+        assert order == [1, 2, 0]
+        await batching.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("preserve_ordering", [False, True])
+def test_answers_leave_in_the_order_of_their_requests_where_that_is_asked_for(preserve_ordering: bool) -> None:
+    slow, quick = threading.Event(), threading.Event()
+
+    def run(inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+        (slow if inputs["x"][0, 0] == 1 else quick).wait(10)
+        return dict.fromkeys(outputs, inputs["x"] * 2)
+
+    async def scenario() -> None:
+        batching = batcher(run, instances=2, max_batch_size=1, preserve_ordering=preserve_ordering)
+        asked = [ask(batching, 1), ask(batching, 2), ask(batching, 3)]
+        order = order_of(asked)
+        quick.set()
+        if not preserve_ordering:
+            await asyncio.gather(*asked[1:])
+        slow.set()
+        answers = await asyncio.gather(*asked)
+        assert [values_of(answer) for answer in answers] == [[2], [4], [6]]
+        assert order == ([0, 1, 2] if preserve_ordering else [1, 2, 0])
+        await batching.close()
+
+    asyncio.run(scenario())
+
+
+def test_each_request_gets_the_outputs_it_asked_for() -> None:
+    computed: list[list[str]] = []
+
+    def run(inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+        computed.append(list(outputs))
+        return {name: inputs["x"] * (1 + "abc".index(name)) for name in outputs}
+
+    async def scenario() -> None:
+        batching = batcher(run)
+        asked = [batching.infer(rows(1), ["a", "b"], 1), batching.infer(rows(2, 3), ["c"], 2)]
+        first, second = await asyncio.gather(*asked)
+        assert computed == [["a", "b", "c"]]
+        assert {name: array.tolist() for name, array in first.outputs.items()} == {"a": [[1]], "b": [[2]]}
+        assert {name: array.tolist() for name, array in second.outputs.items()} == {"c": [[6], [9]]}
+        await batching.close()
+
+    asyncio.run(scenario())
+
+
+def test_surplus_rows_of_a_bucket_are_never_answered() -> None:
+    async def scenario() -> None:
+        model, statistics = Doubling(), Statistics()
+        batching = batcher(model, statistics, batch_buckets=(1, 4))
+        answers = await asyncio.gather(ask(batching, 1), ask(batching, 2, 3))
+        assert [values_of(answer) for answer in answers] == [[2], [4, 6]]
+        assert values_of(await ask(batching, 5, 6)) == [10, 12]
+        assert model.batches == [4, 4]
+        assert sorted(statistics.batches) == [2, 3]
+        await batching.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_model_that_hangs_holds_up_neither_others_nor_the_end() -> None:
+    async def scenario() -> None:
+        pool = ComputePool(1, lease_s=0.01)
+        hanging, model = Doubling(), Doubling()
+        hanging.free.clear()
+        rules = BatchingPolicy(max_batch_size=1)
+        stuck = Batcher("stuck", hanging, rules, Statistics(), pool)
+        alive = Batcher("alive", model, rules, Statistics(), pool)
+        lost = [ask(stuck, 1), ask(stuck, 2)]
+        await hanging.started()
+        assert values_of(await asyncio.wait_for(ask(alive, 3), 5)) == [6]
+        await stuck.close(0.01)
+        for outcome in await asyncio.gather(*lost, return_exceptions=True):
+            assert isinstance(outcome, Unavailable)
+        hanging.free.set()
+        await alive.close()
+        pool.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_full_queue_is_known_before_work_is_spent() -> None:
+    async def scenario() -> None:
+        model = Doubling()
+        batching = batcher(model, **LEVELS, level_queues={1: QueuePolicy(max_queue_size=1)})
+        model.free.clear()
+        running = ask(batching, 1)
+        await model.started()
+        batching.check_room(Urgency(priority=1))
+        waiting = ask(batching, 2, priority=1)
+        await asyncio.sleep(0)
+        with pytest.raises(Unavailable, match="Exceeds maximum queue size of 1"):
+            batching.check_room(Urgency(priority=1))
+        batching.check_room()
+        model.free.set()
+        await asyncio.gather(running, waiting)
+        await batching.close()
+        with pytest.raises(Unavailable, match="has stopped accepting"):
+            batching.check_room()
+
+    asyncio.run(scenario())
+
+
 @dataclass(frozen=True)
 class Arrival:
-    """One caller: when it comes, with how many rows, and what becomes of it."""
+    """One caller: when it comes, with how many rows, how urgent, and what becomes of it."""
 
     turns_before: int
     rows: int
     poisoned: bool
     cancelled_after: int | None
-    timeout_us: int
+    urgency: Urgency
 
 
 arrivals = st.lists(
@@ -293,38 +451,43 @@ arrivals = st.lists(
         rows=st.integers(1, 4),
         poisoned=st.sampled_from([False, False, False, True]),
         cancelled_after=st.one_of(st.none(), st.none(), st.integers(0, 4)),
-        timeout_us=st.sampled_from([0, 0, 1, 500]),
+        urgency=st.builds(Urgency, st.integers(0, 4), st.sampled_from([0, 0, 1, 500])),
     ),
     min_size=1,
     max_size=24,
 )
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    arrivals,
-    st.sampled_from([0, 200, 3000]),
-    st.integers(1, 2),
-    st.sampled_from([3, 1024]),
+policies = st.fixed_dictionaries(
+    {
+        "max_queue_delay_us": st.sampled_from([0, 200, 3000]),
+        "preferred_batch_sizes": st.sampled_from([frozenset(), frozenset({2}), frozenset({2, 4})]),
+        "batch_buckets": st.sampled_from([(), (1, 2, 4)]),
+        "queue": st.builds(
+            QueuePolicy,
+            max_queue_size=st.sampled_from([3, 1024]),
+            delays_expired=st.booleans(),
+            allow_timeout_override=st.just(True),
+        ),
+    }
 )
-def test_every_caller_is_answered_once_and_with_its_own_rows(
-    callers: list[Arrival], delay_us: int, instances: int, queue_size: int
-) -> None:
-    async def call(batching: Batcher, number: int, caller: Arrival) -> Answer:
-        values = [float(number * 10 + row) for row in range(caller.rows)]
-        if caller.poisoned:
-            values[0] = POISON
-        return await batching.infer(rows(*values), ["y"], caller.rows, Urgency(timeout_us=caller.timeout_us))
+orders = st.sampled_from([LEVELS, {"preserve_ordering": True}, {}])
 
+
+async def call(batching: Batcher, number: int, caller: Arrival) -> Answer:
+    values = [float(number * 10 + row + 1) for row in range(caller.rows)]
+    if caller.poisoned:
+        values[0] = POISON
+    return await batching.infer(rows(*values), ["y"], caller.rows, caller.urgency)
+
+
+@settings(max_examples=100, deadline=None)
+@given(arrivals, policies, orders, st.integers(1, 2))
+def test_every_caller_is_answered_once_and_with_its_own_rows(
+    callers: list[Arrival], policy: dict[str, Any], order: dict[str, Any], instances: int
+) -> None:
     async def scenario() -> None:
-        model, statistics = Doubling(), Statistics()
-        batching = batcher(
-            model,
-            statistics,
-            instances,
-            max_queue_delay_us=delay_us,
-            queue=QueuePolicy(max_queue_size=queue_size, allow_timeout_override=True),
-        )
+        model, statistics, pool = Doubling(), Statistics(), ComputePool(2)
+        rules = BatchingPolicy(max_batch_size=4, **policy, **order)
+        batching = Batcher("m", model, rules, statistics, pool, instances=instances)
         tasks = []
         for number, caller in enumerate(callers):
             for _ in range(caller.turns_before):
@@ -336,13 +499,46 @@ def test_every_caller_is_answered_once_and_with_its_own_rows(
         for number, (caller, outcome) in enumerate(zip(callers, outcomes, strict=True)):
             if isinstance(outcome, Answer):
                 assert not caller.poisoned
-                assert values_of(outcome) == [2.0 * (number * 10 + row) for row in range(caller.rows)]
+                assert values_of(outcome) == [2.0 * (number * 10 + row + 1) for row in range(caller.rows)]
             elif isinstance(outcome, asyncio.CancelledError):
                 assert caller.cancelled_after is not None
+            elif isinstance(outcome, ModelFailure):
+                assert caller.poisoned
             else:
-                assert isinstance(outcome, ServingError)
+                assert isinstance(outcome, Unavailable)
         assert max(model.batches, default=0) <= 4
         assert batching.pending_count == 0
         await asyncio.wait_for(batching.close(), 20)
+        pool.close()
+
+    asyncio.run(scenario())
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(1, 3)), min_size=1, max_size=20), st.integers(1, 4))
+def test_what_waits_runs_in_the_order_of_its_priority(waiting: list[tuple[int, int]], max_batch_size: int) -> None:
+    async def scenario() -> None:
+        model, pool = Doubling(), ComputePool(1)
+        ran: list[list[float]] = []
+
+        def run(inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+            ran.append(inputs["x"][:, 0].tolist())
+            return model(inputs, outputs)
+
+        rules = BatchingPolicy(max_batch_size=max_batch_size, **LEVELS)
+        batching = Batcher("m", run, rules, Statistics(), pool)
+        model.free.clear()
+        tasks = [ask(batching, 0)]
+        await model.started()
+        for number, (priority, count) in enumerate(waiting):
+            tasks.append(ask(batching, *[float(number + 1)] * count, priority=priority))
+        await asyncio.sleep(0)
+        model.free.set()
+        await asyncio.gather(*tasks)
+        numbered = sorted((rules.level(priority), number + 1) for number, (priority, _) in enumerate(waiting))
+        order = list(dict.fromkeys(value for batch in ran for value in batch))
+        assert order == [0, *(number for _, number in numbered)]
+        await batching.close()
+        pool.close()
 
     asyncio.run(scenario())
