@@ -50,6 +50,14 @@ def test_starts_as_the_identity(build: type[Transform]) -> None:
     torch.testing.assert_close(warped, images(), atol=3e-6, rtol=0)
 
 
+@pytest.mark.parametrize("build", [Attention, Similarity, Affine, Projective, ThinPlateSpline])
+def test_may_start_closer_to_the_image(build: type[Transform]) -> None:
+    transform = build((6, 6))
+    module = SpatialTransformer(nn.Flatten(), transform, features=288, start=transform.start((0, 0), scale=0.5))
+    warped, _ = module(images(size=(2, 12, 12)))
+    torch.testing.assert_close(warped, images(size=(2, 12, 12))[..., 3:9, 3:9], atol=3e-6, rtol=0)
+
+
 @pytest.mark.parametrize("build", TRANSFORMS)
 def test_output_size_is_independent_of_input_size(build: type[Transform]) -> None:
     warped, theta = transformer(build((5, 7)))(images())
@@ -213,6 +221,7 @@ def test_convolutional_localisation_reads_any_size_that_fits() -> None:
         (lambda: SpatialTransformer(nn.Flatten(), Affine((4, 4)), features=0), "features"),
         (lambda: SpatialTransformer(nn.Flatten(), Affine((4, 5)), Sampler(supersample=2), features=4), "output_size"),
         (lambda: SpatialTransformer(nn.Flatten(), Affine((4, 4)), features=4, head_std=-1), "head_std"),
+        (lambda: SpatialTransformer(nn.Flatten(), Affine((4, 4)), features=4, start=[1.0]), "start: expected 6"),
         (lambda: ParallelSpatialTransformer(nn.Flatten(), Affine((4, 4)), [], features=4), "starts"),
         (lambda: ParallelSpatialTransformer(nn.Flatten(), Affine((4, 4)), [[1.0]], features=4), "rows of 6"),
         (lambda: tile(Affine((4, 4)), 0), "count"),

@@ -47,8 +47,10 @@ class DigitsModel:
     """Height and width that the transformer samples; the input's by default."""
     supersample: int = 1
     """2 averages 2x2 samples for each element: the paper's pooling after the transformer on RTS and TC."""
+    start_scale: float = 1.0
+    """Part of the image, across, that the transformer looks at before it has learned: 1 is the identity."""
     head_std: float = 0.0
-    """Of the regression layer's initial weights; 0 starts at exactly the identity."""
+    """Of the regression layer's initial weights; 0 starts every image alike."""
     dropout: float = 0.0
     """Before the last layer of the modern classifier."""
 
@@ -71,10 +73,12 @@ class DigitNetwork(Network):
         self.transformer: SpatialTransformer | None = None
         self.pool: nn.Module = nn.Identity()
         if config.transform != "none":
+            transform = _transform(config, sampled)
             self.transformer = SpatialTransformer(
                 _localization(config, input_size),
-                _transform(config, sampled),
+                transform,
                 Sampler(supersample=config.supersample),
+                start=transform.start((0, 0), config.start_scale),
                 head_std=config.head_std,
             )
         elif side != height:

@@ -27,13 +27,15 @@ class SpatialTransformer(nn.Module):
         localization: from the input map (or the `context` given to `forward`) to features `[N, F]`.
         transform: which family of warps, and the output size.
         sampler: how to read the input map; by default bilinear with border padding.
+        start: raw parameters that every image starts with, such as `transform.start((0, 0), scale=0.6)`, which looks
+            closer from the beginning; by default the identity's.
         features: F; by default the `out_features` of the localisation network.
-        head_std: standard deviation of the initial weights of the regression layer. 0 starts every image at exactly the
-            identity, and then the localisation network gets no gradient in the first step; about 1e-3 gives it one.
+        head_std: standard deviation of the initial weights of the regression layer. 0 starts every image at exactly
+            `start`, and then the localisation network gets no gradient in the first step; about 1e-3 gives it one.
 
     Raises:
-        ValueError: the sampler's supersampling does not divide the transform's grid, a negative `head_std`, or no
-            way to know `features`.
+        ValueError: the sampler's supersampling does not divide the transform's grid, a negative `head_std`, a `start`
+            that is not one number for each parameter, or no way to know `features`.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class SpatialTransformer(nn.Module):
         transform: Transform,
         sampler: Sampler | None = None,
         *,
+        start: Sequence[float] | None = None,
         features: int | None = None,
         head_std: float = 0.0,
     ) -> None:
@@ -50,7 +53,10 @@ class SpatialTransformer(nn.Module):
         self.transform = transform
         self.sampler = sampler or Sampler()
         _check_supersampling(transform, self.sampler)
-        self.head = regression_layer(_features(localization, features), [transform.identity()], head_std)
+        start = transform.identity() if start is None else start
+        if len(start) != transform.parameter_count:
+            raise ValueError(f"start: expected {transform.parameter_count} parameters, got {len(start)}")
+        self.head = regression_layer(_features(localization, features), [start], head_std)
 
     @property
     def output_size(self) -> tuple[int, ...]:
