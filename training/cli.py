@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from training.checkpoint import Checkpoint, build_network, load_checkpoint
 from training.config import Recipe, load_recipe
 from training.data.loading import DataSet
+from training.distributed import first_before_others, is_first, joined
 from training.evaluate import evaluate as evaluate_network
 from training.models.digits import count_parameters
 from training.models.network import Network
@@ -54,16 +55,28 @@ def train(
         stn train digits_rts --set training.epochs=5 --set seed=1 --output runs/short
 
         stn train my_recipe.toml --device cuda
+
+        torchrun --nproc-per-node 4 -m stn_serve train digits_rts
     """
     chosen = load_recipe(recipe, settings or [])
     directory = output or Path("runs") / chosen.name
-    if restart:
-        for name in (CHECKPOINT, LOG):
-            (directory / name).unlink(missing_ok=True)
-    checkpoint = run(chosen, directory, pick_device(device), CONSOLE)
+    with joined(pick_device(device)) as own_device:
+        if restart:
+            with first_before_others():
+                for name in (CHECKPOINT, LOG):
+                    (directory / name).unlink(missing_ok=True)
+        checkpoint = run(chosen, directory, own_device, CONSOLE)
+        first = is_first()
+    if first:
+        _report(checkpoint, directory)
+
+
+def _report(checkpoint: Checkpoint, directory: Path) -> None:
     CONSOLE.print(f"Finished: {_summary(checkpoint.metrics)}")
     CONSOLE.print(f"In {directory}: {', '.join(sorted(path.name for path in directory.iterdir()))}")
-    CONSOLE.print(f"Next: stn export {directory / CHECKPOINT} --repository model_repository --name {chosen.name}")
+    CONSOLE.print(
+        f"Next: stn export {directory / CHECKPOINT} --repository model_repository --name {checkpoint.recipe.name}"
+    )
 
 
 def evaluate(
@@ -95,7 +108,8 @@ def evaluate(
 
 
 def run(recipe: Recipe, directory: Path, device: torch.device, console: Console) -> Checkpoint:
-    """Train with a progress bar; the pictures are drawn at the end."""
+    """Train with a progress bar; pictures are drawn at the end. Of several processes only the first shows anything."""
+    console = console if is_first() else Console(quiet=True)
     data = load_data(recipe, device)
     torch.manual_seed(recipe.seed)
     untrained = build_network(recipe, data.input_size, len(data.labels)).to(device)
@@ -111,11 +125,11 @@ def run(recipe: Recipe, directory: Path, device: torch.device, console: Console)
             device,
             lambda step, steps, loss: progress.update(task, completed=step, total=steps, loss=f"loss {loss:.3f}"),
         )
-    trained = checkpoint.build_network().to(device)
-    stack([("Before training", _sheet(untrained, data)), ("After training", _sheet(trained, data))]).save(
-        directory / "transforms.png"
-    )
-    draw_curves(list(read_log(directory)), recipe.name, directory / "curves.png")
+    if is_first():
+        trained = checkpoint.build_network().to(device)
+        sheets = [("Before training", _sheet(untrained, data)), ("After training", _sheet(trained, data))]
+        stack(sheets).save(directory / "transforms.png")
+        draw_curves(list(read_log(directory)), recipe.name, directory / "curves.png")
     return checkpoint
 
 

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.checkpoint import Checkpoint, CheckpointError, build_network, load_checkpoint, save_checkpoint
-from training.config import Recipe, Training
+from training.config import Recipe, RecipeError, Training
 from training.data.loading import DataSet, open_data
+from training.distributed import agree, average, distribute, first_before_others, is_first, process_count, shares
 from training.evaluate import evaluate
 from training.models.network import Network
 from training.stn import parameter_groups
@@ -33,6 +34,8 @@ Watch = Callable[[int, int, float], None]
 def train(recipe: Recipe, directory: Path, device: torch.device, watch: Watch | None = None) -> Checkpoint:
     """Train a recipe to its end; a run of the same recipe that was cut off in `directory` goes on.
 
+    Where `distributed.joined` has joined several processes, all of them call this.
+
     Args:
         recipe: what to train.
         directory: where the checkpoint and the log go, after every epoch.
@@ -45,7 +48,9 @@ def train(recipe: Recipe, directory: Path, device: torch.device, watch: Watch | 
     Raises:
         CheckpointError: the directory holds a run of another recipe.
         DataError: the data cannot be had.
+        RecipeError: a batch cannot be shared out to the processes.
     """
+    _check_shares(recipe.training.batch_size)
     data = load_data(recipe, device)
     torch.manual_seed(recipe.seed)
     network = build_network(recipe, data.input_size, len(data.labels))
@@ -53,21 +58,23 @@ def train(recipe: Recipe, directory: Path, device: torch.device, watch: Watch | 
     optimizer = build_optimizer(network, recipe.training)
     checkpoint = _resume(recipe, directory, network, optimizer)
     start = checkpoint.epoch if checkpoint else 0
+    agree(f"the epoch of {directory / CHECKPOINT}", start)
+    learner = distribute(network, device)
 
     steps_per_epoch = max(1, data.train_count // recipe.training.batch_size)
     steps = steps_per_epoch * recipe.training.epochs
     for epoch in range(start, recipe.training.epochs):
         torch.manual_seed(recipe.seed * 1_000_003 + epoch)  # a resumed run drops out what an uninterrupted one does
-        network.train()
+        learner.train()
         started, losses = time.perf_counter(), []
-        for index, (images, targets) in enumerate(data.train_batches(epoch, recipe.training.batch_size)):
+        for index, (images, targets) in enumerate(shares(data.train_batches(epoch, recipe.training.batch_size))):
             step = epoch * steps_per_epoch + index
             set_learning_rate(optimizer, learning_rate_factor(recipe.training, step / steps))
-            loss = training_step(network, optimizer, images, targets, recipe.training)
+            loss = training_step(learner, optimizer, images, targets, recipe.training)
             losses.append(loss.detach())
             if watch:
                 watch(step + 1, steps, float(losses[-1]))
-        metrics = evaluate(network, data.test_batches()) if is_evaluated(epoch + 1, recipe.training.epochs) else {}
+        metrics = _measure(network, data, device) if is_evaluated(epoch + 1, recipe.training.epochs) else {}
         checkpoint = Checkpoint(
             recipe=recipe,
             labels=data.labels,
@@ -79,10 +86,13 @@ def train(recipe: Recipe, directory: Path, device: torch.device, watch: Watch | 
             data_sha256=data.sha256,
             metrics=metrics,
         )
-        save_checkpoint(checkpoint, directory / CHECKPOINT)
         seconds = round(time.perf_counter() - started, 2)
-        _log(directory, {"epoch": epoch + 1, "loss": float(torch.stack(losses).mean()), "seconds": seconds, **metrics})
-    return load_checkpoint(directory / CHECKPOINT)
+        if is_first():
+            save_checkpoint(checkpoint, directory / CHECKPOINT)
+            loss_of_epoch = float(torch.stack(losses).mean())
+            _log(directory, {"epoch": epoch + 1, "loss": loss_of_epoch, "seconds": seconds, **metrics})
+    assert checkpoint  # noqa: S101 - a recipe has at least one epoch
+    return checkpoint
 
 
 def training_step(
@@ -103,7 +113,8 @@ def training_step(
 
 def load_data(recipe: Recipe, device: torch.device) -> DataSet:
     """The data set of a recipe."""
-    return open_data(recipe.data, device, recipe.seed)
+    with first_before_others():
+        return open_data(recipe.data, device, recipe.seed)
 
 
 def build_optimizer(network: Network, training: Training) -> torch.optim.Optimizer:
@@ -143,6 +154,16 @@ def read_log(directory: Path) -> Iterator[dict[str, float]]:
     """The log of a run, one dictionary an epoch."""
     with (directory / LOG).open() as lines:
         yield from map(json.loads, lines)
+
+
+def _check_shares(batch_size: int) -> None:
+    count = process_count()
+    if batch_size % count:
+        raise RecipeError(f"training.batch_size: expected a multiple of the {count} processes, got {batch_size}")
+
+
+def _measure(network: Network, data: DataSet, device: torch.device) -> dict[str, float]:
+    return average(evaluate(network, shares(data.test_batches())), "images", device)
 
 
 def _resume(recipe: Recipe, directory: Path, network: Network, optimizer: torch.optim.Optimizer) -> Checkpoint | None:
