@@ -17,7 +17,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from google.protobuf import text_format
@@ -26,7 +26,9 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from export.graph_contract import GraphContract
 from export.targets import Target, engine_of
+from stn_serve.metadata import METADATA_KEY, ModelMetadata
 from stn_serve.repository import BACKEND, CONFIG_FILE, read_config
+from stn_serve.signature import metadata_of_config
 
 LABELS_FILE = "labels.txt"
 MODEL_FILE = "model.onnx"
@@ -54,6 +56,8 @@ def model_config(name: str, contract: GraphContract, max_batch_size: int, target
         "max_batch_size": max_batch_size,
         "input": [{"name": "image", "data_type": "TYPE_UINT8", "dims": dims}],
         "output": [_output(output, dims) for output, dims in contract.outputs.items()],
+        # Triton shows clients its configuration, and nothing of the ONNX file: this is how a gateway learns the rest.
+        "parameters": {METADATA_KEY: {"string_value": contract.metadata.to_json()}},
         **(target or Target()).configuration(contract, max_batch_size),
         "dynamic_batching": {
             "default_queue_policy": {
@@ -198,6 +202,18 @@ def _check_agreement(published: ModelConfig, wanted: ModelConfig, destination: P
             )
     if (destination / LABELS_FILE).read_text(encoding="utf-8") != labels:
         raise PublishError(f"{destination / LABELS_FILE} are not the labels of the new version; use another name")
+    _check_metadata(published, wanted, destination)
+
+
+def _check_metadata(published: ModelConfig, wanted: ModelConfig, destination: Path) -> None:
+    told, true = metadata_of_config(published), metadata_of_config(wanted)
+    for name in [field.name for field in fields(ModelMetadata)] if told else ():
+        before, now = getattr(told, name), getattr(true, name)
+        if before != now:
+            raise PublishError(
+                f"{destination / CONFIG_FILE} does not fit the new version: the {name} in its parameter "
+                f"'{METADATA_KEY}' is {before}, the new version's is {now}; use another name"
+            )
 
 
 def _one_line(config: ModelConfig, field: str) -> str:

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from stn_serve import calls
 from stn_serve.errors import InvalidRequest
 from stn_serve.inference import InferResponse
-from stn_serve.model import Model
 from stn_serve.outputs import OutputTensor
 from stn_serve.parameters import class_count, span, urgency
 from stn_serve.scheduling import AS_CONFIGURED
 from stn_serve.shared_memory import SharedMemory
+from stn_serve.signature import ModelSignature
 from stn_serve.tensors import DATATYPES, Buffer, byte_size, from_json, to_json, to_raw
 from stn_serve.validation import InferRequest, RequestedOutput, WireTensor
 
@@ -62,7 +62,7 @@ def parse(
     return HttpInferRequest(request, binary, _get(parameters, "binary_data_output", bool, False))
 
 
-def parse_raw(model: Model, model_version: str, body: Buffer) -> HttpInferRequest:
+def parse_raw(model: ModelSignature, model_version: str, body: Buffer) -> HttpInferRequest:
     """A body that is nothing but the one input of a model, one row of it; every output is wanted as raw bytes.
 
     Raises:

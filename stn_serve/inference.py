@@ -17,10 +17,10 @@ from tritonclient.grpc import service_pb2
 
 from stn_serve import calls
 from stn_serve.errors import InvalidRequest, NotFound
-from stn_serve.model import TensorSignature
 from stn_serve.outputs import OutputTensor, deliver
 from stn_serve.registry import ModelRegistry
 from stn_serve.served_model import ServedModel, ServedRequest
+from stn_serve.signature import TensorSignature
 from stn_serve.statistics import ComputeDurations, Duration
 from stn_serve.validation import InferRequest, RequestedOutput
 

@@ -14,40 +14,17 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInput, ModelOut
 from stn_serve.errors import ConfigurationError, ModelFailure
 from stn_serve.metadata import METADATA_KEY, ModelMetadata
 from stn_serve.session import create_session
+from stn_serve.signature import ModelSignature, TensorSignature, metadata_of_config, read_metadata
 from stn_serve.tensors import DATATYPES, datatype_of_config, datatype_of_onnx
 
 Array = NDArray[Any]
-_Signatures = tuple["TensorSignature", ...]
+_Signatures = tuple[TensorSignature, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class TensorSignature:
-    """Name, datatype (the protocol's, such as `UINT8`) and dims of an input or output; -1 is any size."""
-
-    name: str
-    datatype: str
-    dims: tuple[int, ...]
-    """As in `config.pbtxt`: without the batch axis of a model that batches."""
-    batched: bool
-    labels: tuple[str, ...] = ()
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The dims with the batch axis, as the protocol shows them."""
-        return (-1, *self.dims) if self.batched else self.dims
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
+class Model(ModelSignature):
     """A loaded model; `run` may be called from several threads at once."""
 
-    name: str
-    version: int
-    config: ModelConfig
-    inputs: tuple[TensorSignature, ...]
-    outputs: tuple[TensorSignature, ...]
-    metadata: ModelMetadata | None
-    """None for a model that was not exported by this project."""
     session: ort.InferenceSession
 
     @classmethod
@@ -66,27 +43,15 @@ class Model:
         surplus = {node.name for node in session.get_inputs()} - {spec.name for spec in inputs}
         if surplus:
             raise ConfigurationError(f"model '{config.name}': config.pbtxt lacks input {_quoted(sorted(surplus))}")
-        metadata = _metadata(session, config.name)
-        if metadata:
-            _check_metadata(metadata, config.name, {spec.name: spec for spec in (*inputs, *outputs)})
-        return cls(config.name, version, config, inputs, outputs, metadata, session)
-
-    @property
-    def max_batch_size(self) -> int:
-        """Rows of the largest batch; 0 for a model without a batch axis."""
-        return int(self.config.max_batch_size)
+        metadata = _metadata(session, config)
+        model = cls(config.name, version, config, inputs, outputs, metadata, session)
+        model.check_metadata()
+        return model
 
     @property
     def runs_on_cpu(self) -> bool:
         """Rather than on a GPU."""
         return bool(self.session.get_providers()[0] == "CPUExecutionProvider")
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Names of the classes: the metadata's, else those of the first output with a `label_filename`."""
-        if self.metadata:
-            return self.metadata.labels
-        return next((spec.labels for spec in self.outputs if spec.labels), ())
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
         """Compute the named outputs, or all of them, from arrays of the signature's shapes and datatypes. Blocks.
@@ -151,34 +116,10 @@ def _read_labels(path: Path) -> tuple[str, ...]:
         raise ConfigurationError(f"labels cannot be read from {path.name}: {error.__class__.__name__}") from error
 
 
-def _metadata(session: ort.InferenceSession, name: str) -> ModelMetadata | None:
+def _metadata(session: ort.InferenceSession, config: ModelConfig) -> ModelMetadata | None:
+    """The file's own, else the configuration's."""
     document = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-    if document is None:
-        return None
-    try:
-        return ModelMetadata.from_json(document)
-    except ValueError as error:
-        raise ConfigurationError(f"model '{name}': {error}") from error
-
-
-def _check_metadata(metadata: ModelMetadata, name: str, tensors: Mapping[str, TensorSignature]) -> None:
-    """What the metadata counts must be what the graph computes."""
-    image = metadata.input
-    _expect_dims(name, tensors, "image", slice(None), (image.height, image.width, image.channels))
-    _expect_dims(name, tensors, "logits", slice(-1, None), (len(metadata.labels),))
-    if metadata.transformers:
-        _expect_dims(name, tensors, "theta", slice(1), (len(metadata.transformers),))
-
-
-def _expect_dims(
-    model: str, tensors: Mapping[str, TensorSignature], name: str, axes: slice, expected: tuple[int, ...]
-) -> None:
-    where = f"model '{model}': its '{METADATA_KEY}' metadata"
-    if name not in tensors:
-        raise ConfigurationError(f"{where} needs a tensor '{name}', which config.pbtxt lacks")
-    dims = tensors[name].dims
-    if dims[axes] != expected:
-        raise ConfigurationError(f"{where} counts {list(expected)}, but '{name}' has dims {list(dims)}")
+    return read_metadata(document, config.name) if document is not None else metadata_of_config(config)
 
 
 def _quoted(names: Sequence[str] | Mapping[str, Any]) -> str:

@@ -15,9 +15,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from stn_serve.errors import ConfigurationError
-from stn_serve.model import Model, TensorSignature
+from stn_serve.model import Model
 from stn_serve.repository import read_config, served_versions
 from stn_serve.repository_check import check_repository, directories
+from stn_serve.signature import TensorSignature
 
 Repository = Annotated[Path, typer.Option("--model-repository", help="The model repository.")]
 DEFAULT_REPOSITORY = Path("model_repository")

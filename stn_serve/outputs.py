@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stn_serve.errors import InvalidRequest
-from stn_serve.model import TensorSignature
 from stn_serve.shared_memory import Span
+from stn_serve.signature import TensorSignature
 from stn_serve.tensors import to_raw
 from stn_serve.validation import RequestedOutput
 

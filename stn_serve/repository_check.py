@@ -17,6 +17,7 @@ from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelInsta
 
 from stn_serve import scheduling
 from stn_serve.errors import ConfigurationError
+from stn_serve.metadata import METADATA_KEY
 from stn_serve.model import Model
 from stn_serve.repository import CONFIG_FILE, model_directories, read_config, served_versions
 from stn_serve.warmup import warm_up
@@ -98,6 +99,9 @@ def _check_version(directory: Path, version: int, config: ModelConfig) -> Iterat
     if model.metadata is None:
         problem = "carries no metadata 'stn': tensors are served, images and transforms are not"
         yield Finding(directory.name, version, "warning", problem, "export it with `stn export`")
+    elif METADATA_KEY not in config.parameters:
+        problem = f"{CONFIG_FILE} lacks parameter '{METADATA_KEY}': a gateway to Triton cannot serve images"
+        yield Finding(directory.name, version, "warning", problem, "export it again, under another name")
 
 
 def _without_gpu(config: ModelConfig) -> ModelConfig:

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 from numpy.typing import NDArray
 
 from stn_serve.errors import InvalidRequest
-from stn_serve.model import Model, TensorSignature
 from stn_serve.scheduling import AS_CONFIGURED, Urgency
 from stn_serve.shared_memory import Span
+from stn_serve.signature import ModelSignature, TensorSignature
 from stn_serve.tensors import Buffer, byte_size, from_raw
 
 Array = NDArray[Any]
@@ -66,7 +66,7 @@ class ValidRequest(NamedTuple):
     rows: int
 
 
-def validate(request: InferRequest, model: Model) -> ValidRequest:
+def validate(request: InferRequest, model: ModelSignature) -> ValidRequest:
     """The request as arrays of the model's shapes and datatypes.
 
     Raises:
@@ -88,7 +88,7 @@ def validate(request: InferRequest, model: Model) -> ValidRequest:
     )
 
 
-def _by_name(request: InferRequest, model: Model) -> dict[str, WireTensor]:
+def _by_name(request: InferRequest, model: ModelSignature) -> dict[str, WireTensor]:
     known = {spec.name for spec in model.inputs}
     tensors: dict[str, WireTensor] = {}
     for tensor in request.inputs:
@@ -100,7 +100,7 @@ def _by_name(request: InferRequest, model: Model) -> dict[str, WireTensor]:
     return tensors
 
 
-def _outputs(request: InferRequest, model: Model) -> Sequence[str]:
+def _outputs(request: InferRequest, model: ModelSignature) -> Sequence[str]:
     known = [spec.name for spec in model.outputs]
     for output in request.outputs:
         if output.name not in known:
@@ -110,7 +110,7 @@ def _outputs(request: InferRequest, model: Model) -> Sequence[str]:
     return [output.name for output in request.outputs] or known
 
 
-def _check_classes(name: str, model: Model) -> None:
+def _check_classes(name: str, model: ModelSignature) -> None:
     datatype = next(spec.datatype for spec in model.outputs if spec.name == name)
     if datatype in ("BYTES", "BOOL"):
         raise InvalidRequest(
@@ -119,7 +119,7 @@ def _check_classes(name: str, model: Model) -> None:
         )
 
 
-def _rows(request: InferRequest, model: Model, tensors: dict[str, WireTensor]) -> int:
+def _rows(request: InferRequest, model: ModelSignature, tensors: dict[str, WireTensor]) -> int:
     """Rows of the request, the same in every input; 1 for a model that does not batch."""
     if not model.max_batch_size:
         return 1
@@ -132,7 +132,7 @@ def _rows(request: InferRequest, model: Model, tensors: dict[str, WireTensor]) -
     return rows
 
 
-def _array(request: InferRequest, model: Model, spec: TensorSignature, tensor: WireTensor) -> Array:
+def _array(request: InferRequest, model: ModelSignature, spec: TensorSignature, tensor: WireTensor) -> Array:
     where = f"for input '{spec.name}' for model '{model.name}'"
     if tensor.datatype != spec.datatype:
         raise _refusal(

@@ -179,7 +179,7 @@ def _image_metadata(served: ServedModel) -> ModelMetadata:
     model, metadata = served.model, served.model.metadata
     if metadata is None:
         raise InvalidRequest(
-            f"model '{model.name}' cannot be asked with images: its ONNX file has no 'stn' metadata. "
+            f"model '{model.name}' cannot be asked with images: it has no 'stn' metadata. "
             f"Send it tensors: ModelInfer, or POST /v2/models/{model.name}/infer"
         )
     if metadata.transform == "affine_3d":

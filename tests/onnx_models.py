@@ -23,6 +23,20 @@ dynamic_batching { }
 instance_group [{ kind: KIND_CPU count: 1 }]
 """
 
+VISION_METADATA = ModelMetadata(
+    task="classification",
+    labels=("dark", "medium", "bright"),
+    input=InputImage(height=8, width=8, color="gray"),
+    transform="affine",
+    transformers=(Transformer(name="look", place="image", output_size=(4, 4)),),
+)
+
+
+def metadata_parameter(document: str) -> str:
+    """As `stn export` writes it into `config.pbtxt`."""
+    return f"parameters {{ key: '{METADATA_KEY}' value {{ string_value: '{document}' }} }}"
+
+
 VISION_CONFIG = """
 backend: "onnxruntime"
 max_batch_size: 4
@@ -33,15 +47,7 @@ output [
 ]
 dynamic_batching { }
 instance_group [{ kind: KIND_CPU count: 1 }]
-"""
-
-VISION_METADATA = ModelMetadata(
-    task="classification",
-    labels=("dark", "medium", "bright"),
-    input=InputImage(height=8, width=8, color="gray"),
-    transform="affine",
-    transformers=(Transformer(name="look", place="image", output_size=(4, 4)),),
-)
+""" + metadata_parameter(VISION_METADATA.to_json())
 
 HALF_SIZE = np.array([[[[0.5, 0, 0.25], [0, 0.5, 0]]]], np.float32)
 

@@ -20,6 +20,7 @@ from export.repository import Draft, PublishError, draft, model_config
 from stn_serve.errors import ConfigurationError
 from stn_serve.registry import ModelRegistry
 from stn_serve.repository import model_directories, read_config
+from stn_serve.signature import metadata_of_config
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +104,14 @@ def test_a_new_version_keeps_the_published_batch_size(affine: Exported, tmp_path
     publish(affine, tmp_path, max_batch_size=9)
     with draft(tmp_path, "small") as entry:
         assert entry.configure(affine.contract, None).max_batch_size == 9
+
+
+def test_the_configuration_tells_a_gateway_what_the_outputs_mean(affine: Exported, tmp_path: Path) -> None:
+    publish(affine, tmp_path)
+    config = read_config(tmp_path / "small")
+    assert metadata_of_config(config) == affine.contract.metadata
+    with pytest.raises(PublishError, match="the transform in its parameter 'stn' is affine, the new version's is sim"):
+        publish(exported("similarity"), tmp_path)
 
 
 def test_a_new_version_must_keep_what_callers_rely_on(affine: Exported, tmp_path: Path) -> None:

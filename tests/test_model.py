@@ -14,6 +14,7 @@ from onnx_models import (
     VISION_CONFIG,
     VISION_METADATA,
     build,
+    metadata_parameter,
     publish,
     publish_ident,
     publish_vision,
@@ -97,6 +98,22 @@ def test_metadata_that_contradicts_the_graph_is_refused(tmp_path: Path) -> None:
     helper.set_model_props(model, {"stn": VISION_METADATA.to_json().replace('["dark",', "[")})
     with pytest.raises(ConfigurationError, match=r"metadata counts \[2\], but 'logits' has dims \[3\]"):
         load(publish(tmp_path, "vision", model, VISION_CONFIG))
+
+
+def test_the_configuration_may_repeat_the_metadata_but_not_contradict_it(tmp_path: Path) -> None:
+    assert load(publish(tmp_path, "same", vision(), VISION_CONFIG)).metadata == VISION_METADATA
+    other = VISION_CONFIG + metadata_parameter(VISION_METADATA.to_json().replace("dark", "black"))
+    with pytest.raises(ConfigurationError, match=r"parameter 'stn' of config.pbtxt is not the metadata of the ONNX"):
+        load(publish(tmp_path, "other", vision(), other))
+    broken = VISION_CONFIG + metadata_parameter("{")
+    with pytest.raises(ConfigurationError, match="model 'broken': metadata 'stn' is not a JSON object"):
+        load(publish(tmp_path, "broken", vision(), broken))
+
+
+def test_a_graph_without_metadata_may_have_it_in_its_configuration(tmp_path: Path) -> None:
+    bare = vision()
+    del bare.metadata_props[:]
+    assert load(publish(tmp_path, "bare", bare, VISION_CONFIG)).metadata == VISION_METADATA
 
 
 def test_broken_metadata_and_files_are_refused(tmp_path: Path) -> None:

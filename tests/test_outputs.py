@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as stnp
 from numpy.typing import NDArray
 
-from stn_serve.model import TensorSignature
 from stn_serve.outputs import classify
+from stn_serve.signature import TensorSignature
 from stn_serve.tensors import DATATYPES
 
 

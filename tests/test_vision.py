@@ -67,7 +67,7 @@ def test_a_single_bad_image_is_the_requests_error(stub: ImagePredictionStub) -> 
         (
             PredictRequest(model_name="ident", images=[b"x"]),
             "INVALID_ARGUMENT",
-            "its ONNX file has no 'stn' metadata. Send it tensors: ModelInfer, or POST /v2/models/ident/infer",
+            "it has no 'stn' metadata. Send it tensors: ModelInfer, or POST /v2/models/ident/infer",
         ),
     ],
 )
