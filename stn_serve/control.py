@@ -7,9 +7,9 @@ from typing import Any
 
 from tritonclient.grpc import service_pb2
 
+from stn_serve.catalogue import Catalogue
 from stn_serve.errors import InvalidRequest, NotFound, Unsupported
 from stn_serve.log_settings import LogSettings
-from stn_serve.registry import ModelRegistry
 from stn_serve.shared_memory import SharedMemory
 
 TRACE_SETTINGS = {
@@ -37,7 +37,7 @@ class Control:
 
     def __init__(
         self,
-        registry: ModelRegistry,
+        registry: Catalogue,
         shared_memory: SharedMemory,
         logs: LogSettings,
         allow_log_settings: bool = False,

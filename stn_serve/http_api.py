@@ -35,8 +35,8 @@ from stn_serve.http_messages import (
 )
 from stn_serve.http_predict import predict_request
 from stn_serve.inference import Inference
-from stn_serve.model import Model
 from stn_serve.proto_json import to_json
+from stn_serve.signature import ModelSignature
 from stn_serve.vision import ImagePrediction
 
 logger = logging.getLogger(__name__)
@@ -157,7 +157,7 @@ class HttpApi:
             return Response(body)
         return Response(body, 200, "application/octet-stream", {HEADER_LENGTH: str(json_length)})
 
-    def _parse(self, request: Request, model: Model) -> http_tensors.HttpInferRequest:
+    def _parse(self, request: Request, model: ModelSignature) -> http_tensors.HttpInferRequest:
         header_length = request.headers.get(HEADER_LENGTH)
         if header_length == "0":
             return http_tensors.parse_raw(model, request.version, request.body)

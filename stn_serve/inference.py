@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
 from stn_serve import calls
+from stn_serve.catalogue import Catalogue
 from stn_serve.errors import InvalidRequest, NotFound
 from stn_serve.outputs import OutputTensor, deliver
-from stn_serve.registry import ModelRegistry
 from stn_serve.served_model import ServedModel, ServedRequest
 from stn_serve.signature import TensorSignature
 from stn_serve.statistics import ComputeDurations, Duration
@@ -55,7 +55,7 @@ class InferResponse:
 class Inference:
     """The data plane over a registry of models."""
 
-    def __init__(self, registry: ModelRegistry) -> None:
+    def __init__(self, registry: Catalogue) -> None:
         self.registry = registry
         self.stopping = asyncio.Event()
         """Set when the server no longer takes requests."""

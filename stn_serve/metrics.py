@@ -13,10 +13,10 @@ from typing import NamedTuple
 from prometheus_client.process_collector import ProcessCollector
 
 from stn_serve import logs, machine
+from stn_serve.catalogue import Catalogue
 from stn_serve.exposition import Buckets, Family, Kind, Labels, Merge, Value, labels
 from stn_serve.machine import CpuUtilization
 from stn_serve.prediction_metrics import prediction_families
-from stn_serve.registry import ModelRegistry
 from stn_serve.served_model import ServedModel
 from stn_serve.statistics import Phase
 
@@ -133,7 +133,7 @@ PROCESS_MERGES: dict[str, Merge] = {
 class Metrics:
     """Takes the snapshots of one process."""
 
-    def __init__(self, registry: ModelRegistry) -> None:
+    def __init__(self, registry: Catalogue) -> None:
         self._registry = registry
         self._process = ProcessCollector(registry=None)
         self._cpu_utilization = CpuUtilization()

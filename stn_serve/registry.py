@@ -1,17 +1,17 @@
-"""The models that are served, by name and version, and why others are not."""
+"""The models of a repository: which are served, and why others are not."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from itertools import repeat
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from stn_serve.catalogue import Catalogue
 from stn_serve.compute import ComputePool
 from stn_serve.errors import ConfigurationError, InvalidRequest, NotFound, Unsupported
 from stn_serve.limits import available_cpus
@@ -32,8 +32,8 @@ UNLOADED = "unloaded"
 """The reason of what has been unloaded, as Triton gives it."""
 
 
-class ModelRegistry:
-    """What the server has.
+class ModelRegistry(Catalogue):
+    """The models of a repository, loaded.
 
     A version that is replaced or unloaded is found no more; the requests that have found it finish with it, and then
     its memory is freed.
@@ -44,13 +44,12 @@ class ModelRegistry:
     ) -> None:
         self._repository = repository
         self._shared = shared
+        super().__init__()
         self._models = dict(models)
         self._served = {name: _by_version(loaded.entries) for name, loaded in models.items() if loaded.entries}
         self._control_mode = control_mode
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._background: set[asyncio.Task[Any]] = set()
-        self.changed = asyncio.Event()
-        """Set, and replaced by a new one, when models come or go."""
 
     @classmethod
     def load(
@@ -107,50 +106,9 @@ class ModelRegistry:
         """By the name of each model, what it was when it was last loaded."""
         return {name: loaded.files for name, loaded in self._models.items()}
 
-    def __iter__(self) -> Iterator[ServedModel]:
-        return (served for versions in self._served.values() for served in versions.values())
-
     def knows(self, name: str) -> bool:
         """Whether there is such a model, ready or not."""
         return name in self._models
-
-    def find(self, name: str, version: str = "") -> ServedModel:
-        """A version that is ready; of none in particular, the newest.
-
-        It may be gone after the next `await`: whoever works with it for longer takes `use`.
-
-        Raises:
-            NotFound: no such model or version, or it is not ready.
-            InvalidRequest: the version is not a number.
-        """
-        unknown = f"Request for unknown model: '{name}'"
-        versions = self._served.get(name)
-        if versions is None:
-            raise NotFound(f"{unknown} is not found")
-        if not version:
-            if not versions:
-                raise NotFound(f"{unknown} has no available versions; the repository index says why")
-            return versions[max(versions)]
-        served = versions.get(parse_version(version))
-        if served is None:
-            raise NotFound(f"{unknown} version {version} is not found")
-        return served
-
-    @contextmanager
-    def use(self, name: str, version: str = "") -> Iterator[ServedModel]:
-        """As `find`, for the time of a `with`: what is found stays whole until then."""
-        served = self.find(name, version)
-        with served.users.one_more():
-            yield served
-
-    def find_all(self, name: str) -> list[ServedModel]:
-        """Every version of a model that is ready, oldest first.
-
-        Raises:
-            NotFound: no such model, or none of its versions is ready.
-        """
-        self.find(name)
-        return [served for _, served in sorted(self._served[name].items())]
 
     async def look(self) -> None:
         """Note the models that have come into the repository, and those that have gone without ever being loaded."""
@@ -205,11 +163,6 @@ class ModelRegistry:
             self._replace(name, NOTHING)
             del self._models[name], self._served[name]
 
-    def announce(self) -> None:
-        """Wake who waits for a change."""
-        self.changed.set()
-        self.changed = asyncio.Event()
-
     async def close(self, grace_s: float | None = None) -> None:
         """Finish what is queued, and what is left of models that are served no more; at most for `grace_s`."""
         closing = [asyncio.ensure_future(served.batcher.close(grace_s)) for served in self]
@@ -246,20 +199,6 @@ class ModelRegistry:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
         return task
-
-
-def parse_version(version: str) -> int:
-    """A version of the protocol as a number.
-
-    Raises:
-        InvalidRequest: it is not one above 0.
-    """
-    if not (version.isascii() and version.isdecimal() and int(version[:20]) > 0):
-        raise InvalidRequest(
-            f"failed to get model version from specified version string '{version}', "
-            "version should be an integral value > 0"
-        )
-    return int(version[:20])
 
 
 def _chosen(directories: Sequence[Path], names: Sequence[str] | None) -> list[Path]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Protocol, Self
 
+from numpy.typing import NDArray
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from stn_serve import calls
@@ -22,9 +23,35 @@ from stn_serve.prediction_statistics import PredictionStatistics
 from stn_serve.request_queue import Answer
 from stn_serve.scheduling import AS_CONFIGURED, BatchingPolicy, Urgency
 from stn_serve.session import instance_count, intra_op_threads
+from stn_serve.signature import ModelSignature
 from stn_serve.statistics import Statistics
 from stn_serve.validation import InferRequest, ValidRequest, validate
 from stn_serve.warmup import warm_up
+
+Array = NDArray[Any]
+
+
+class Scheduler(Protocol):
+    """Has the requests for one version computed: `Batcher` does, here."""
+
+    @property
+    def pending_count(self) -> int:
+        """Requests that wait to run."""
+        ...
+
+    def check_room(self, urgency: Urgency = AS_CONFIGURED) -> None:
+        """Whether a request would be accepted now; raises `Unavailable` otherwise."""
+        ...
+
+    async def infer(
+        self, inputs: Mapping[str, Array], outputs: Sequence[str], rows: int, urgency: Urgency = AS_CONFIGURED
+    ) -> Answer:
+        """Have one request of `rows` rows computed."""
+        ...
+
+    async def close(self, grace_s: float | None = None) -> None:
+        """Refuse what comes and finish what waits and runs, at most for `grace_s`."""
+        ...
 
 
 class Users:
@@ -66,8 +93,8 @@ class Shared:
 class ServedModel:
     """One version, ready to answer."""
 
-    model: Model
-    batcher: Batcher
+    model: ModelSignature
+    batcher: Scheduler
     statistics: Statistics
     predictions: PredictionStatistics | None
     """None where they are not counted, or the model does not say what its outputs mean."""
@@ -106,7 +133,7 @@ class ServedModel:
             instances=instance_count(config),
             cpus=intra_op_threads(config) if model.runs_on_cpu else 0,
         )
-        predictions = _predictions(model, shared, predecessor)
+        predictions = counted_predictions(model, shared.count_predictions, predecessor)
         return cls(model, batcher, statistics, predictions, time.perf_counter() - started, files)
 
     @contextmanager
@@ -157,8 +184,11 @@ class ServedRequest:
         return answer
 
 
-def _predictions(model: Model, shared: Shared, predecessor: ServedModel | None) -> PredictionStatistics | None:
-    if not (shared.count_predictions and model.metadata):
+def counted_predictions(
+    model: ModelSignature, wanted: bool, predecessor: ServedModel | None
+) -> PredictionStatistics | None:
+    """Of a version that goes on counting where its predecessor is; None for what cannot or shall not be counted."""
+    if not (wanted and model.metadata):
         return None
     if predecessor and predecessor.predictions and predecessor.model.metadata == model.metadata:
         return predecessor.predictions

@@ -17,13 +17,13 @@ from PIL import Image
 
 from stn_serve import calls
 from stn_serve.budget import Budget
+from stn_serve.catalogue import Catalogue
 from stn_serve.description import MAX_CROP_SIDE, Array, Prepared, add_crops, describe
 from stn_serve.errors import InvalidRequest, PayloadTooLarge, ServingError, Unsupported
 from stn_serve.images import DEFAULT_LIMITS, ImageLimits, fit, open_header, read_pixels
 from stn_serve.limits import available_cpus
 from stn_serve.metadata import InputImage, ModelMetadata
 from stn_serve.proto import image_prediction_pb2 as messages
-from stn_serve.registry import ModelRegistry
 from stn_serve.served_model import ServedModel
 from stn_serve.validation import ValidRequest
 
@@ -48,7 +48,7 @@ Opened = Image.Image | ServingError
 class ImagePrediction:
     """Answers `PredictRequest`s for the models that carry `stn` metadata."""
 
-    def __init__(self, registry: ModelRegistry, limits: ImageLimits = DEFAULT_LIMITS) -> None:
+    def __init__(self, registry: Catalogue, limits: ImageLimits = DEFAULT_LIMITS) -> None:
         self._registry = registry
         self._limits = limits
         threads = available_cpus()

@@ -18,6 +18,7 @@ from export.foreign import ForeignNetwork, from_factory
 from export.graph_contract import GraphError, SamplerAttributes
 from export.onnx_export import export_onnx
 from export.publishing import publish
+from stn_serve.model import Model
 from stn_serve.registry import ModelRegistry
 from training.stn import (
     Affine,
@@ -140,6 +141,7 @@ def test_it_is_proven_published_and_served(
     assert model.labels == ("ant", "bee", "cat")
     assert [transformer.name for transformer in model.metadata.transformers] == names
     assert [transformer.place for transformer in model.metadata.transformers] == places
+    assert isinstance(model, Model)
     answer = model.run({"image": source.examples(1)})
     assert answer["theta"].shape[:2] == (1, len(names))
 

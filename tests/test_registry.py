@@ -14,6 +14,7 @@ import pytest
 from onnx_models import IDENT_CONFIG, publish_ident, publish_slow
 
 from stn_serve.errors import ConfigurationError, InvalidRequest, NotFound
+from stn_serve.model import Model
 from stn_serve.registry import ModelRegistry
 from stn_serve.served_model import ServedModel
 from stn_serve.validation import InferRequest, WireTensor
@@ -75,6 +76,7 @@ def test_a_replaced_version_is_freed_with_its_threads(repository: Path) -> None:
         old = registry.find("ident")
         with pytest.raises(InvalidRequest):
             await infer(old, ident_request(size=8))
+        assert isinstance(old.model, Model)
         session, batcher = weakref.ref(old.model.session), weakref.ref(old.batcher)
         del old
         publish_ident(repository, version=2)
