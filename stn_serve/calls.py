@@ -10,7 +10,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -24,15 +24,19 @@ MAX_ID = 128
 MAX_ERROR = 500
 """Characters of what a caller chose that the log repeats."""
 
+Headers = Callable[[], Iterable[tuple[str | bytes, str | bytes]] | None]
+"""Names and values that came with a call, asked for only if somebody wants to know."""
+
 _current: ContextVar[Call | None] = ContextVar("call", default=None)
 
 
 @dataclass(slots=True)
 class Call:
-    """What is known of it so far."""
+    """What is known of it so far. Times are those of `time.perf_counter_ns`."""
 
     protocol: str
     operation: str
+    headers: Headers
     model: str = ""
     version: str = ""
     request_id: str = ""
@@ -41,8 +45,10 @@ class Call:
     failed_rows: int = 0
     """Images of a request that is answered for the others."""
     error: ServingError | None = None
-    spent_ns: dict[str, int] = field(default_factory=dict)
-    """By phase: of the images or rows of one call that run side by side, the slowest."""
+    phases: list[tuple[str, int, int]] = field(default_factory=list)
+    """Name, begin and end; those of several images run side by side."""
+    began_ns: int = field(default_factory=time.perf_counter_ns)
+    ended_ns: int = 0
 
     @property
     def id(self) -> str:
@@ -56,24 +62,44 @@ class Call:
         """`OK`, or the name of the gRPC code of its error."""
         return self.error.grpc_code.name if self.error else "OK"
 
-    def spend(self, phase: str, ns: int) -> None:
-        """Note how long a phase took."""
-        self.spent_ns[phase] = max(ns, self.spent_ns.get(phase, 0))
+    @property
+    def message(self) -> str:
+        """Of its error, or empty."""
+        return str(self.error)[:MAX_ERROR] if self.error else ""
+
+    def header(self, name: str) -> str:
+        """What came under a name in lower case, or empty."""
+        for key, value in self.headers() or ():
+            if _text(key) == name:
+                return _text(value)
+        return ""
+
+
+Sink = Callable[[Call], str]
+"""Takes a call that has ended, and returns the id of its trace."""
+
+_sink: Sink | None = None
+
+
+def trace_with(sink: Sink | None) -> None:
+    """Where calls of this process that have ended also go; as with handlers of logs, there is one for all."""
+    global _sink
+    _sink = sink
 
 
 @contextmanager
-def called(protocol: str, operation: str) -> Iterator[Call]:
-    """A call for the time of a `with`; who answers an error inside says so in `Call.error`."""
-    call = Call(protocol, operation)
+def called(protocol: str, operation: str, headers: Headers) -> Iterator[Call]:
+    """A call for the time of a `with`; who answers an error inside tells `fail`."""
+    call = Call(protocol, operation, headers)
     token = _current.set(call)
-    started_ns = time.perf_counter_ns()
     try:
         yield call
     except asyncio.CancelledError:
         call.error = call.error or Cancelled("the caller has gone away")
         raise
     finally:
-        _log(call, time.perf_counter_ns() - started_ns)
+        call.ended_ns = time.perf_counter_ns()
+        _log(call, _sink(call) if _sink else "")
         _current.reset(token)
 
 
@@ -110,24 +136,25 @@ def failed(rows: int) -> None:
 @contextmanager
 def spending(phase: str) -> Iterator[None]:
     """Note how long a phase of the current call takes."""
-    started_ns = time.perf_counter_ns()
+    began_ns = time.perf_counter_ns()
     yield
     if call := _current.get():
-        call.spend(phase, time.perf_counter_ns() - started_ns)
+        call.phases.append((phase, began_ns, time.perf_counter_ns()))
 
 
-def answered(rows: int, answer: Answer) -> None:
-    """The model has answered some rows of the current call."""
+def answered(rows: int, arrived_ns: int, answer: Answer) -> None:
+    """The model has answered some rows of the current call, which arrived at its queue then."""
     if call := _current.get():
         call.rows += rows
-        call.spend("queue", answer.queue_ns)
-        call.spend("compute", sum(answer.phases))
+        computing_ns = arrived_ns + answer.queue_ns
+        call.phases.append(("queue", arrived_ns, computing_ns))
+        call.phases.append(("compute", computing_ns, computing_ns + sum(answer.phases)))
 
 
-def _log(call: Call, elapsed_ns: int) -> None:
+def _log(call: Call, trace_id: str) -> None:
     level = _level(call)
     if logger.isEnabledFor(level):
-        logger.log(level, "%s %s", call.operation, call.status, extra={"fields": _fields(call, elapsed_ns)})
+        logger.log(level, "%s %s", call.operation, call.status, extra={"fields": _fields(call, trace_id)})
 
 
 def _level(call: Call) -> int:
@@ -139,7 +166,7 @@ def _level(call: Call) -> int:
     return logging.INFO if theirs else logging.WARNING
 
 
-def _fields(call: Call, elapsed_ns: int) -> dict[str, object]:
+def _fields(call: Call, trace_id: str) -> dict[str, object]:
     fields: dict[str, object] = {
         "protocol": call.protocol,
         "operation": call.operation,
@@ -148,8 +175,22 @@ def _fields(call: Call, elapsed_ns: int) -> dict[str, object]:
         "version": call.version,
         "rows": call.rows,
         "failed_rows": call.failed_rows,
-        "duration_us": elapsed_ns // 1000,
-        **{f"{phase}_us": ns // 1000 for phase, ns in call.spent_ns.items()},
-        "error": str(call.error)[:MAX_ERROR] if call.error else "",
+        "duration_us": (call.ended_ns - call.began_ns) // 1000,
+        **_longest_us(call),
+        "error": call.message,
+        "trace_id": trace_id,
     }
     return {name: value for name, value in fields.items() if value or name == "duration_us"}
+
+
+def _longest_us(call: Call) -> dict[str, int]:
+    """By phase: of images that ran side by side, the one that took longest."""
+    longest: dict[str, int] = {}
+    for phase, began_ns, ended_ns in call.phases:
+        name = f"{phase}_us"
+        longest[name] = max((ended_ns - began_ns) // 1000, longest.get(name, 0))
+    return longest
+
+
+def _text(value: str | bytes) -> str:
+    return value if isinstance(value, str) else value.decode("latin-1")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, NoReturn, TypeVar
 
 import grpc
@@ -79,7 +79,7 @@ def _answering(method: Method[Answer]) -> Method[Answer]:
 
     @wraps(method)
     async def answer(service: object, request: object, context: Context) -> Answer:
-        with calls.called(PROTOCOL, method.__name__):
+        with calls.called(PROTOCOL, method.__name__, context.invocation_metadata):
             try:
                 return await method(service, request, context)
             except ServingError as error:
@@ -142,7 +142,7 @@ class InferenceService(GRPCInferenceServiceServicer):  # type: ignore[misc]  # t
 
     async def ModelStreamInfer(self, requests: AsyncIterator[Message], context: Context) -> AsyncIterator[Message]:
         stopping = self._inference.stopping
-        async for answer in answer_in_order(requests, self._stream_infer, stopping):
+        async for answer in answer_in_order(requests, partial(self._stream_infer, context), stopping):
             yield answer
         if stopping.is_set():
             await _abort(context, Unavailable("Server is stopping"))
@@ -204,9 +204,9 @@ class InferenceService(GRPCInferenceServiceServicer):  # type: ignore[misc]  # t
             asked = grpc_tensors.parse(request, self._control.shared_memory)
             return grpc_tensors.serialize(await self._inference.infer(counted, asked))
 
-    async def _stream_infer(self, request: Message) -> Message:
+    async def _stream_infer(self, context: Context, request: Message) -> Message:
         """An answer in a stream, errors included; each is the final one of its request."""
-        with calls.called(PROTOCOL, "ModelStreamInfer"):
+        with calls.called(PROTOCOL, "ModelStreamInfer", context.invocation_metadata):
             try:
                 response = await self._infer(request)
             except ServingError as error:
@@ -234,13 +234,15 @@ class ImagePredictionService(ImagePredictionServicer):
     async def PredictStream(
         self, requests: AsyncIterator[image_prediction_pb2.PredictRequest], context: Context
     ) -> AsyncIterator[image_prediction_pb2.PredictResponse]:
-        async for response in answer_in_order(requests, self._respond, self._stopping):
+        async for response in answer_in_order(requests, partial(self._respond, context), self._stopping):
             yield response
         if self._stopping.is_set():
             await _abort(context, Unavailable("Server is stopping"))
 
-    async def _respond(self, request: image_prediction_pb2.PredictRequest) -> image_prediction_pb2.PredictResponse:
-        with calls.called(PROTOCOL, "PredictStream"):
+    async def _respond(
+        self, context: Context, request: image_prediction_pb2.PredictRequest
+    ) -> image_prediction_pb2.PredictResponse:
+        with calls.called(PROTOCOL, "PredictStream", context.invocation_metadata):
             return await self._images.respond(request)
 
 

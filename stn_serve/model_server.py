@@ -10,6 +10,7 @@ from typing import Self
 
 import grpc
 
+from stn_serve import calls
 from stn_serve.control import Control
 from stn_serve.errors import ConfigurationError
 from stn_serve.grpc_api import create_server
@@ -25,6 +26,7 @@ from stn_serve.polling import poll
 from stn_serve.registry import ModelRegistry
 from stn_serve.settings import ServerSettings
 from stn_serve.shared_memory import SharedMemory
+from stn_serve.tracing import Tracing
 from stn_serve.vision import ImagePrediction
 
 logger = logging.getLogger(__name__)
@@ -44,6 +46,8 @@ class ModelServer:
         )
         self.control.logs.install()
         self.metrics = Metrics(registry)
+        self._tracing = Tracing.start() if settings.tracing else None
+        calls.trace_with(self._tracing.record if self._tracing else None)
         self._settings = settings
         self._guard = guard
         self._images = ImagePrediction(
@@ -104,6 +108,8 @@ class ModelServer:
             await asyncio.gather(self._grpc.stop(settings.grace_s), self._http.stop())
         await self.registry.close(max(end - time.monotonic(), ABANDON_AFTER_S))
         self._images.close()
+        if self._tracing:
+            await asyncio.to_thread(self._tracing.stop)
 
 
 def _add_port(server: grpc.aio.Server, address: str, guard: Guard) -> int:

@@ -176,9 +176,10 @@ class ServedRequest:
 
     async def run(self, request: ValidRequest, urgency: Urgency = AS_CONFIGURED) -> Answer:
         """Queue and run what is valid."""
+        arrived_ns = time.perf_counter_ns()
         answer = await self.served.batcher.infer(request.inputs, request.outputs, request.rows, urgency)
         self.rows, self.answer = request.rows, answer
-        calls.answered(request.rows, answer)
+        calls.answered(request.rows, arrived_ns, answer)
         if self.served.predictions:
             self.served.predictions.note(answer.outputs)
         return answer

@@ -125,6 +125,10 @@ class ServerSettings:
     log_format: Annotated[str, About("Logs", "console, or json: one object a line.", choices=("console", "json"))] = (
         "console"
     )
+    tracing: Annotated[
+        bool,
+        About("Traces", "Send OpenTelemetry traces to where OTEL_EXPORTER_OTLP_ENDPOINT says; an extra to install."),
+    ] = False
     prediction_metrics: Annotated[
         bool,
         About("Metrics", "Count where models look, what they predict and how sure they are, for alarms on drift."),
