@@ -72,7 +72,7 @@ def running_triton(repository: Path, models: list[str]) -> Iterator[Target]:
     """
     home = install()
     triton = home / "pytriton" / "tritonserver"
-    grpc, http = _free_ports()
+    grpc, http, metrics = _free_ports()
     command = [
         str(triton / "bin" / "tritonserver"),
         f"--model-repository={repository}",
@@ -83,7 +83,8 @@ def running_triton(repository: Path, models: list[str]) -> Iterator[Target]:
         "--grpc-address=127.0.0.1",
         f"--http-port={http}",
         f"--grpc-port={grpc}",
-        "--allow-metrics=false",
+        "--metrics-address=127.0.0.1",
+        f"--metrics-port={metrics}",
         "--exit-timeout-secs=5",
     ]
     libraries = [str(home / "nvidia_pytriton.libs"), sysconfig.get_config_var("LIBDIR") or ""]
@@ -93,7 +94,7 @@ def running_triton(repository: Path, models: list[str]) -> Iterator[Target]:
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
     try:
         _wait_until_ready(process, f"http://127.0.0.1:{http}/v2/health/ready", log)
-        yield Target("triton", f"127.0.0.1:{grpc}", f"127.0.0.1:{http}")
+        yield Target("triton", *(f"127.0.0.1:{port}" for port in (grpc, http, metrics)))
     finally:
         process.terminate()
         try:
@@ -103,11 +104,12 @@ def running_triton(repository: Path, models: list[str]) -> Iterator[Target]:
             process.wait()
 
 
-def _free_ports() -> tuple[int, int]:
-    with socket() as first, socket() as second:
-        first.bind(("127.0.0.1", 0))
-        second.bind(("127.0.0.1", 0))
-        return first.getsockname()[1], second.getsockname()[1]
+def _free_ports() -> list[int]:
+    with socket() as first, socket() as second, socket() as third:
+        sockets = (first, second, third)
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:

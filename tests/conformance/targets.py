@@ -33,6 +33,7 @@ class Target:
     name: str
     grpc: str
     http: str
+    metrics: str
 
     @cached_property
     def channel(self) -> Channel:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +21,7 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     with running(
         repository, "--model-control-mode", "explicit", "--load-model", "*", "--allow-shared-memory"
     ) as served:
-        target = Target("ours", served.grpc, served.http)
+        target = Target("ours", served.grpc, served.http, served.metrics)
         yield target
         target.close()
 
@@ -48,6 +49,35 @@ def test_ours_answers_as_triton_but_for_the_differences(ours: Target, case: Case
     observed = case.observe(ours)
     expected = DIFFERENCES[case.name].ours if case.name in DIFFERENCES else case.expected
     assert matches(observed, expected), f"{observed!r} is not {expected!r}"
+
+
+NOT_OURS = {
+    "nv_pinned_memory_pool_total_bytes": "there is no pool of pinned memory",
+    "nv_pinned_memory_pool_used_bytes": "there is no pool of pinned memory",
+}
+
+
+def test_metrics_have_tritons_names_types_and_labels(ours: Target, triton: Target) -> None:
+    """Whoever has dashboards and alerts for Triton need not change them."""
+    theirs, found = (scraped(target) for target in (triton, ours))
+    assert {name: family for name, family in theirs.items() if found.get(name) != family} == {
+        name: theirs[name] for name in NOT_OURS
+    }
+
+
+def scraped(target: Target) -> dict[str, tuple[str, str, set[str]]]:
+    """By name the type, the help, and the labels of the series with their values."""
+    answer = target.pool.request("GET", f"http://{target.metrics}/metrics")
+    assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
+    families: dict[str, tuple[str, str, set[str]]] = {}
+    for line in answer.data.decode().splitlines():
+        if line.startswith("# HELP"):
+            _, _, name, text = line.split(" ", 3)
+        elif line.startswith("# TYPE"):
+            families[name] = (line.split(" ")[3], text, set())
+        else:
+            families[name][2].add(re.sub(r"_(bucket|sum|count)(?=[{ ])", "", line.rpartition(" ")[0]))
+    return families
 
 
 @pytest.mark.parametrize("name", DIFFERENCES)

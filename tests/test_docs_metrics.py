@@ -1,0 +1,47 @@
+"""`docs/metrics.md` names every metric that a server has, with its type and labels, and none that it has not."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import urllib3
+from served import Served
+
+PAGE = Path(__file__).parent.parent / "docs" / "metrics.md"
+ELSEWHERE = {"model", "version", "le"}
+"""Labels that the page explains once for all."""
+
+Metrics = dict[str, tuple[str, set[str]]]
+"""By name: type and labels."""
+
+
+def documented() -> Metrics:
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \|([^|]*)\|", PAGE.read_text(), re.MULTILINE)
+    assert len({name for name, _, _ in rows}) == len(rows)
+    return {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
+
+
+def scraped(served: Served) -> Metrics:
+    metrics: Metrics = {}
+    for line in urllib3.request("GET", f"http://{served.metrics}/metrics").data.decode().splitlines():
+        if line.startswith("# TYPE"):
+            _, _, name, kind = line.split()
+            labels: set[str] = set()
+            metrics[name] = (kind, labels)
+        elif not line.startswith("#"):
+            labels |= set(re.findall(r'[{,](\w+)="', line)) - ELSEWHERE
+    return metrics
+
+
+def test_the_page_lists_what_is_scraped(server: Served) -> None:
+    assert documented() == scraped(server)
+
+
+def test_what_alerts_look_at_exists(server: Served) -> None:
+    names = "|".join(scraped(server))
+    for word in re.findall(r"\b(?:nv|stn|process)_\w+", PAGE.read_text()):
+        known = re.fullmatch(rf"(?:{names})(?:_bucket|_sum|_count)?", word)
+        assert known or word.startswith(
+            ("nv_gpu", "nv_energy", "nv_pinned", "nv_cache", "nv_cpu_", "process_", "stn_serve")
+        )
