@@ -20,6 +20,9 @@ from stn_serve.served_model import ServedModel, Shared
 
 logger = logging.getLogger(__name__)
 
+UNLOADED = "unloaded"
+"""The reason of what has been unloaded, as Triton gives it."""
+
 CHANGED = "its files changed while they were read: load it again once they are complete"
 
 
@@ -42,6 +45,11 @@ class IndexEntry:
         if self.served:
             return "READY"
         return "UNAVAILABLE" if self.reason else ""
+
+    @property
+    def failed(self) -> bool:
+        """Whether it could not be loaded as it is now, though it should be served."""
+        return self.reason not in ("", UNLOADED)
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,11 +148,20 @@ class Metrics:
             _family(SUCCESS, models),
             _failures(models),
             *(_family(metric, models) for metric in MODEL_METRICS),
+            self._load_failures(),
             *prediction_families(counted),
             *self._machine_families(),
             *self._process_families(),
             Family("stn_log_lines_lost_total", "counter", "Lines of the log not written", {(): logs.lost_lines()}),
         ]
+
+    def _load_failures(self) -> Family:
+        samples: dict[Labels, Value] = {
+            labels(model=entry.name, version=str(entry.version or "")): int(entry.failed)
+            for entry in self._registry.index
+        }
+        text = "1 where a version could not be loaded as the repository has it now"
+        return Family("stn_model_load_failed", "gauge", text, samples, merge="max")
 
     def _machine_families(self) -> Iterator[Family]:
         """The same from every process of a machine, so the largest is the one."""

@@ -15,7 +15,7 @@ from stn_serve.catalogue import Catalogue
 from stn_serve.compute import ComputePool
 from stn_serve.errors import ConfigurationError, InvalidRequest, NotFound, Unsupported
 from stn_serve.limits import available_cpus
-from stn_serve.loading import NOTHING, IndexEntry, Loaded, load_model
+from stn_serve.loading import NOTHING, UNLOADED, IndexEntry, Loaded, load_model
 from stn_serve.model_files import Files
 from stn_serve.repository import find_models, model_directories
 from stn_serve.served_model import ServedModel, Shared
@@ -26,10 +26,6 @@ logger = logging.getLogger(__name__)
 
 LOADING_THREADS = 4
 """Models that are loaded at the same time when the server starts."""
-
-
-UNLOADED = "unloaded"
-"""The reason of what has been unloaded, as Triton gives it."""
 
 
 class ModelRegistry(Catalogue):
@@ -94,7 +90,7 @@ class ModelRegistry(Catalogue):
     @property
     def ready(self) -> bool:
         """Whether any model can answer, unless none was to be loaded."""
-        return any(self) or all(entry.reason in ("", UNLOADED) for entry in self.index)
+        return any(self) or not any(entry.failed for entry in self.index)
 
     @property
     def busy(self) -> bool:
@@ -219,6 +215,6 @@ def _reasons(results: Sequence[Loaded]) -> str:
 
 def _log_failures(name: str, loaded: Loaded) -> None:
     for entry in loaded.entries:
-        if entry.reason not in ("", UNLOADED):
+        if entry.failed:
             state = "is served as it was" if entry.served else "is not served"
             logger.error("model '%s' %s: %s", name, state, entry.reason)

@@ -56,6 +56,12 @@ def test_metrics_count_what_the_client_counted(tmp_path: Path) -> None:
     assert found["process_resident_memory_bytes"] > 0
 
 
+def test_what_cannot_be_loaded_is_counted(server: Served) -> None:
+    lines = scrape(server).splitlines()
+    assert 'stn_model_load_failed{model="broken",version=""} 1' in lines
+    assert 'stn_model_load_failed{model="ident",version="1"} 0' in lines
+
+
 def test_lines_are_tritons(server: Served) -> None:
     lines = scrape(server).splitlines()
     position = lines.index("# TYPE nv_inference_request_success counter")
