@@ -20,10 +20,11 @@ format: .venv/dev.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The typed API's Python, from its .proto.
+# The Python of the typed API and of ONNX's graph, from their .proto.
 proto: .venv/dev.installed
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. \
 		stn_serve/proto/image_prediction.proto
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. stn_serve/proto/onnx_graph.proto
 
 # What serves and what is developed are installed apart, each in one command, so that the pins hold together.
 .venv/demo.installed: pyproject.toml constraints.txt | .venv/bin/pip

@@ -26,8 +26,9 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from export.graph_contract import GraphContract
 from export.targets import Target, engine_of
+from stn_serve.config_rules import CONFIG_FILE
 from stn_serve.metadata import METADATA_KEY, ModelMetadata
-from stn_serve.repository import BACKEND, CONFIG_FILE, read_config
+from stn_serve.repository import BACKEND, read_config
 from stn_serve.signature import metadata_of_config
 
 LABELS_FILE = "labels.txt"

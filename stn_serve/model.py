@@ -11,9 +11,10 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInput, ModelOutput
 
+from stn_serve.canary import check_sampling
 from stn_serve.errors import ConfigurationError, ModelFailure
 from stn_serve.metadata import METADATA_KEY, ModelMetadata
-from stn_serve.session import create_session
+from stn_serve.session import create_session, run_options
 from stn_serve.signature import ModelSignature, TensorSignature, metadata_of_config, read_metadata
 from stn_serve.tensors import DATATYPES, datatype_of_config, datatype_of_onnx
 
@@ -26,6 +27,7 @@ class Model(ModelSignature):
     """A loaded model; `run` may be called from several threads at once."""
 
     session: ort.InferenceSession
+    run_options: ort.RunOptions | None
 
     @classmethod
     def load(cls, directory: Path, version: int, config: ModelConfig) -> Self:
@@ -44,8 +46,10 @@ class Model(ModelSignature):
         if surplus:
             raise ConfigurationError(f"model '{config.name}': config.pbtxt lacks input {_quoted(sorted(surplus))}")
         metadata = _metadata(session, config)
-        model = cls(config.name, version, config, inputs, outputs, metadata, session)
+        model = cls(config.name, version, config, inputs, outputs, metadata, session, run_options(config))
         model.check_metadata()
+        if metadata and metadata.transformers:
+            check_sampling(path, config, axes=3 if metadata.transform == "affine_3d" else 2)
         return model
 
     @property
@@ -61,7 +65,10 @@ class Model(ModelSignature):
         """
         names = list(outputs) if outputs is not None else [spec.name for spec in self.outputs]
         try:
-            return dict(zip(names, self.session.run(names, dict(inputs)), strict=True))
+            fed = {spec.name: _reshaped(inputs[spec.name], spec.dims, spec.reshape) for spec in self.inputs}
+            results = dict(zip(names, self.session.run(names, fed, self.run_options), strict=True))
+            changed = [spec for spec in self.outputs if spec.reshape is not None and spec.name in results]
+            return results | {spec.name: _reshaped(results[spec.name], spec.reshape, spec.dims) for spec in changed}
         except Exception as error:  # ONNX Runtime's own exceptions share no base class
             raise ModelFailure(f"model '{self.name}' version {self.version} failed: {error}") from error
 
@@ -84,17 +91,16 @@ def _signature(
     where = f"model '{config.name}': {role} '{declared.name}'"
     if declared.name not in found:
         raise ConfigurationError(f"{where} of config.pbtxt is not in the ONNX file, which has {_quoted(found)}")
-    if declared.HasField("reshape"):
-        raise ConfigurationError(f"{where}: reshape is not supported")
     node = found[declared.name]
     datatype = datatype_of_config(declared.data_type)
     if datatype not in DATATYPES or datatype != datatype_of_onnx(node.type):
         raise ConfigurationError(f"{where} is {datatype} in config.pbtxt, but {node.type} in the ONNX file")
     batched = config.max_batch_size > 0
     dims = tuple(declared.dims)
-    _check_dims(where, dims, node.shape, batched)
+    reshape = tuple(declared.reshape.shape) if declared.HasField("reshape") else None
+    _check_dims(where, dims if reshape is None else reshape, node.shape, batched)
     labels = _read_labels(directory / declared.label_filename) if role == "output" and declared.label_filename else ()
-    return TensorSignature(declared.name, datatype, dims, batched, labels)
+    return TensorSignature(declared.name, datatype, dims, batched, labels, reshape)
 
 
 def _check_dims(where: str, dims: tuple[int, ...], onnx_shape: Sequence[int | str | None], batched: bool) -> None:
@@ -107,6 +113,15 @@ def _check_dims(where: str, dims: tuple[int, ...], onnx_shape: Sequence[int | st
         raise ConfigurationError(
             f"{where} has shape {list(expected)} in config.pbtxt{batch}, but {list(onnx_shape)} in the ONNX file"
         )
+
+
+def _reshaped(array: Array, dims: Sequence[int] | None, shape: Sequence[int] | None) -> Array:
+    """From some dims to others behind the batch axis, if there is one; sizes of -1 are the same in the same order."""
+    if dims is None or shape is None:
+        return array
+    batch = array.shape[: array.ndim - len(dims)]
+    variable = iter(size for size, dim in zip(array.shape[len(batch) :], dims, strict=True) if dim < 0)
+    return array.reshape(*batch, *(next(variable) if dim < 0 else dim for dim in shape))
 
 
 def _read_labels(path: Path) -> tuple[str, ...]:

@@ -13,10 +13,10 @@ from pathlib import Path
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from stn_serve import scheduling
+from stn_serve.config_fields import ignored, refused
+from stn_serve.config_rules import CONFIG_FILE, problems
 from stn_serve.errors import ConfigurationError
 
-CONFIG_FILE = "config.pbtxt"
 BACKEND = "onnxruntime"
 PLATFORM = "onnxruntime_onnx"
 
@@ -65,8 +65,10 @@ def read_config(directory: Path) -> ModelConfig:
         raise ConfigurationError(f"model '{directory.name}' has no {CONFIG_FILE}") from error
     except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
         raise ConfigurationError(f"model '{directory.name}': {CONFIG_FILE} cannot be read: {error}") from error
-    _fill_defaults(config, directory)
+    config.name = config.name or directory.name
     _check(config, directory)
+    _fill_defaults(config)
+    _check_backend(config)
     _warn_of_ignored(config)
     return config
 
@@ -95,8 +97,7 @@ def served_versions(directory: Path, config: ModelConfig) -> list[int]:
     return chosen
 
 
-def _fill_defaults(config: ModelConfig, directory: Path) -> None:
-    config.name = config.name or directory.name
+def _fill_defaults(config: ModelConfig) -> None:
     if config.backend in ("", BACKEND) and config.platform in ("", PLATFORM):
         config.backend, config.platform = BACKEND, PLATFORM
     config.default_model_filename = config.default_model_filename or "model.onnx"
@@ -113,45 +114,24 @@ def _fill_defaults(config: ModelConfig, directory: Path) -> None:
 
 
 def _check(config: ModelConfig, directory: Path) -> None:
-    if config.name != directory.name:
-        raise ConfigurationError(
-            f"directory name must equal model name: {CONFIG_FILE} says '{config.name}', it lies in '{directory.name}'"
-        )
+    for path, reason in refused(config):
+        raise ConfigurationError(f"model '{config.name}': {path} is not supported: {reason}")
+    for severity, problem, remedy in problems(config, directory):
+        if severity == "error":
+            raise ConfigurationError(f"model '{config.name}': {problem}: {remedy}")
+        logger.warning("model '%s': %s: %s", config.name, problem, remedy)
+
+
+def _check_backend(config: ModelConfig) -> None:
     if config.platform != PLATFORM or config.backend != BACKEND:
         raise ConfigurationError(
             f"model '{config.name}': backend '{config.backend or config.platform}' is not supported, "
             f'expected backend: "{BACKEND}"'
         )
-    if config.max_batch_size < 0:
-        raise ConfigurationError(f"model '{config.name}': max_batch_size is {config.max_batch_size}, expected >= 0")
-    for problem, _ in scheduling.problems(config):
-        raise ConfigurationError(f"model '{config.name}': {problem}")
-    for name in _unsupported(config):
-        raise ConfigurationError(f"model '{config.name}': {name} is not supported")
-
-
-def _unsupported(config: ModelConfig) -> list[str]:
-    """What a server may not ignore without answering wrongly."""
-    inputs = config.input
-    present = {
-        "sequence_batching": config.HasField("sequence_batching"),
-        "ensemble_scheduling": config.HasField("ensemble_scheduling"),
-        "batch_input": bool(config.batch_input),
-        "batch_output": bool(config.batch_output),
-        "a decoupled model_transaction_policy": config.model_transaction_policy.decoupled,
-        "an optional input": any(tensor.optional for tensor in inputs),
-        "allow_ragged_batch": any(tensor.allow_ragged_batch for tensor in inputs),
-    }
-    return [name for name, used in present.items() if used]
 
 
 def _warn_of_ignored(config: ModelConfig) -> None:
-    """What a server may ignore and still answer rightly."""
-    ignored = {
-        "response_cache": config.response_cache.enable,
-        "execution_accelerators": config.optimization.HasField("execution_accelerators"),
-        "rate_limiter": any(group.HasField("rate_limiter") for group in config.instance_group),
-    }
-    for name, used in ignored.items():
-        if used:
-            logger.warning("model '%s': %s is ignored", config.name, name)
+    """What has no effect, in one line."""
+    names = [f"{path} ({reason})" for path, reason in ignored(config)]
+    if names:
+        logger.warning("model '%s': %s has no effect here: %s", config.name, CONFIG_FILE, "; ".join(names))

@@ -2,38 +2,98 @@
 
 from __future__ import annotations
 
-import ctypes
+import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import onnxruntime as ort
-from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from stn_serve.errors import ConfigurationError
 from stn_serve.limits import available_cpus
+from stn_serve.providers import CPU, Provider, execution_providers
 
-KIND = ModelInstanceGroup
+logger = logging.getLogger(__name__)
+
 QUIET = 3
 """ONNX Runtime's severity "error": its warnings tell of graph details that no operator of a server can change."""
+
+
+LARGEST_LIST = 8
+"""Nodes on the CPU that a message names."""
 
 
 def create_session(path: Path, config: ModelConfig) -> ort.InferenceSession:
     """Load an ONNX file for the instance group, threads and optimisation of a `ModelConfig`.
 
+    Nodes of a GPU model that fall to the CPU are named in a warning.
+
     Raises:
-        ConfigurationError: the file is not a model that can run here, or the GPU it must have is missing.
+        ConfigurationError: the file is not a model that can run here, the GPU it must have is missing, or nodes fall to
+            the CPU where the parameter `session.disable_cpu_ep_fallback` refuses that.
     """
-    providers = _providers(config)
-    try:
-        session = ort.InferenceSession(path, _options(config), providers=providers)
-    except Exception as error:  # ONNX Runtime's own exceptions share no base class
-        message = str(error).replace(str(path), path.name)  # callers see it in the index; the path is not theirs
-        raise ConfigurationError(f"model '{config.name}': {path.name} cannot be loaded: {message}") from error
-    wanted = _provider_name(providers[0])
-    if wanted not in session.get_providers():
-        raise ConfigurationError(f"model '{config.name}' asks for a GPU, but ONNX Runtime cannot load its {wanted}")
+    providers = execution_providers(config)
+    session = open_session(path, config, providers)
+    if providers[0][0] != CPU:
+        report_fallen(config, nodes_on_cpu(session))
     return session
+
+
+def open_session(model: Path | bytes, config: ModelConfig, providers: Sequence[Provider]) -> ort.InferenceSession:
+    """Load an ONNX file, or its content, with exactly these providers.
+
+    Raises:
+        ConfigurationError: it is not a model that can run here, or a provider is missing.
+    """
+    name = model.name if isinstance(model, Path) else "its sampler alone"
+    try:
+        # Without the fallback of ONNX Runtime's Python, which prints a banner and goes on with the CPU alone.
+        session = ort.InferenceSession(model, _options(config), providers=list(providers), enable_fallback=0)
+    except Exception as error:  # ONNX Runtime's own exceptions share no base class
+        message = str(error).replace(str(model), name)  # callers see it in the index; the path is not theirs
+        raise ConfigurationError(f"model '{config.name}': {name} cannot be loaded: {message}") from error
+    for provider, _ in providers:
+        if provider not in session.get_providers():
+            raise ConfigurationError(
+                f"model '{config.name}' asks for a GPU, but ONNX Runtime cannot load its {provider}: "
+                "the libraries it needs are missing, or of another version"
+            )
+    return session
+
+
+def nodes_on_cpu(session: ort.InferenceSession) -> list[str]:
+    """The nodes that run on the CPU, as `operator (name)`, of a session that recorded where its nodes went."""
+    return [
+        f"{node.op_type} ({node.name})"
+        for subgraph in session.get_provider_graph_assignment_info()
+        if subgraph.ep_name == CPU
+        for node in subgraph.get_nodes()
+    ]
+
+
+def report_fallen(config: ModelConfig, nodes: Sequence[str]) -> None:
+    """Name the nodes of a GPU model that fall to the CPU.
+
+    Raises:
+        ConfigurationError: there are some, and the model's parameter `session.disable_cpu_ep_fallback` refuses them.
+    """
+    if not nodes:
+        return
+    more = f" and {len(nodes) - LARGEST_LIST} more" if len(nodes) > LARGEST_LIST else ""
+    problem = f"runs on the CPU in part: {', '.join(nodes[:LARGEST_LIST])}{more}"
+    if _switch(config, "session.disable_cpu_ep_fallback"):
+        raise ConfigurationError(f"model '{config.name}' {problem}, which session.disable_cpu_ep_fallback refuses")
+    logger.warning("model '%s' %s", config.name, problem)
+
+
+def run_options(config: ModelConfig) -> ort.RunOptions | None:
+    """What each run is told; None for nothing."""
+    name = "memory.enable_memory_arena_shrinkage"
+    if name not in config.parameters:
+        return None
+    options = ort.RunOptions()
+    options.add_run_config_entry(name, config.parameters[name].string_value)
+    return options
 
 
 def instance_count(config: ModelConfig) -> int:
@@ -61,6 +121,11 @@ def _options(config: ModelConfig) -> ort.SessionOptions:
     # Spinning threads would take the CPU from the event loop that feeds them.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    options.enable_cpu_mem_arena = _switch(config, "enable_mem_arena", default=True)
+    options.enable_mem_pattern = _switch(config, "enable_mem_pattern", default=True)
+    if _switch(config, "session.use_device_allocator_for_initializers"):
+        options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
     return options
 
 
@@ -74,40 +139,11 @@ def _integer(config: ModelConfig, parameter: str) -> int:
     return int(value)
 
 
-def _providers(config: ModelConfig) -> list[str | tuple[str, dict[str, str]]]:
-    kinds = {group.kind for group in config.instance_group} or {KIND.KIND_AUTO}
-    if not kinds <= {KIND.KIND_CPU, KIND.KIND_GPU, KIND.KIND_AUTO} or len(kinds) > 1:
-        names = ", ".join(sorted(KIND.Kind.Name(kind) for kind in kinds))
-        raise ConfigurationError(
-            f"model '{config.name}': instance_group has {names}, expected one of KIND_CPU, KIND_GPU, KIND_AUTO"
-        )
-    kind = kinds.pop()
-    if kind == KIND.KIND_CPU or (kind == KIND.KIND_AUTO and not _gpu_count()):
-        return ["CPUExecutionProvider"]
-    return [("CUDAExecutionProvider", _cuda_options(config)), "CPUExecutionProvider"]
-
-
-def _cuda_options(config: ModelConfig) -> dict[str, str]:
-    gpus = {gpu for group in config.instance_group for gpu in group.gpus} or {0}
-    if len(gpus) > 1:
-        raise ConfigurationError(f"model '{config.name}': one GPU per model is supported, gpus names {sorted(gpus)}")
-    gpu, count = gpus.pop(), _gpu_count()
-    if gpu >= count:
-        raise ConfigurationError(f"model '{config.name}' asks for GPU {gpu}, but this machine has {count} GPUs")
-    ort.preload_dlls()
-    return {"device_id": str(gpu), "cudnn_conv_algo_search": "HEURISTIC"}
-
-
-def _gpu_count() -> int:
-    """GPUs that the CUDA driver shows; asked of the driver because ONNX Runtime lists CUDA where there is none."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return 0
-    count = ctypes.c_int(0)
-    found = driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
-    return count.value if found else 0
-
-
-def _provider_name(provider: str | Sequence[Any]) -> str:
-    return provider if isinstance(provider, str) else str(provider[0])
+def _switch(config: ModelConfig, parameter: str, default: bool = False) -> bool:
+    """A boolean among the configuration's `parameters`, spelled as the backend takes it."""
+    if parameter not in config.parameters:
+        return default
+    value = config.parameters[parameter].string_value.lower()
+    if value not in ("0", "1", "false", "true"):
+        raise ConfigurationError(f"model '{config.name}': parameter {parameter} is '{value}', expected 0 or 1")
+    return value in ("1", "true")

@@ -20,6 +20,8 @@ class TensorSignature:
     """As in `config.pbtxt`: without the batch axis of a model that batches."""
     batched: bool
     labels: tuple[str, ...] = ()
+    reshape: tuple[int, ...] | None = None
+    """The dims that the graph has instead, where the configuration says so."""
 
     @property
     def shape(self) -> tuple[int, ...]:

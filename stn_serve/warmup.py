@@ -64,6 +64,11 @@ def _row(where: str, tensor: ModelWarmup.Input, datatype: str, directory: Path) 
 
 def _from_file(where: str, path: Path, datatype: str, shape: tuple[int, ...]) -> NDArray[Any]:
     try:
-        return from_raw(path.read_bytes(), datatype, shape)
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(f"{where}: {path}: {error}") from error
+        data = path.read_bytes()
+        # As with Triton, a file may hold more than the one row that is taken from it.
+        row = data if datatype == "BYTES" else data[: prod(shape) * DATATYPES[datatype].itemsize]
+        return from_raw(row, datatype, shape)
+    except OSError as error:
+        raise ConfigurationError(f"{where}: {path.name} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigurationError(f"{where}: {path.name}: {error}") from error

@@ -49,6 +49,31 @@ def test_run_computes_all_outputs_or_those_asked_for(tmp_path: Path) -> None:
     assert set(model.run({"image": image}, ["theta"])) == {"theta"}
 
 
+def without_metadata(model: onnx.ModelProto) -> onnx.ModelProto:
+    del model.metadata_props[:]
+    return model
+
+
+def test_a_model_is_asked_in_other_shapes_than_its_graph_has(tmp_path: Path) -> None:
+    directory = publish(tmp_path, "vision", without_metadata(vision()), VISION_CONFIG)
+    flat = VISION_CONFIG.partition("parameters")[0].replace("[8, 8, 1]", "[64] reshape { shape: [8, 8, 1] }")
+    (directory / "config.pbtxt").write_text(flat.replace("dims: [3]", "dims: [3, 1] reshape { shape: [3] }"))
+    model = load(directory)
+    assert [spec.shape for spec in (*model.inputs, *model.outputs)] == [(-1, 64), (-1, 3, 1), (-1, 1, 2, 3)]
+    outputs = model.run({"image": np.full((2, 64), 255, np.uint8)})
+    assert outputs["logits"].shape == (2, 3, 1)
+    assert outputs["logits"].argmax(1).tolist() == [[2], [2]]
+
+
+def test_sizes_left_open_stay_what_they_are_in_another_shape(tmp_path: Path) -> None:
+    tensors = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["a", 1, "b"]) for name in ("x", "y")]
+    model = build([helper.make_node("Neg", ["x"], ["y"])], tensors[:1], tensors[1:])
+    config = """input [{ name: "x" data_type: TYPE_FP32 dims: [-1, -1] reshape { shape: [-1, 1, -1] } }]
+                output [{ name: "y" data_type: TYPE_FP32 dims: [-1, -1] reshape { shape: [-1, 1, -1] } }]"""
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    np.testing.assert_array_equal(load(publish(tmp_path, "negative", model, config)).run({"x": x})["y"], -x)
+
+
 def test_labels_come_from_the_file_without_metadata(tmp_path: Path) -> None:
     model = load(publish_ident(tmp_path))
     assert model.labels == DIGITS
@@ -72,7 +97,10 @@ def test_a_failing_run_names_the_model(tmp_path: Path) -> None:
             "input 'picture' of config.pbtxt is not in",
         ),
         (lambda c: c.replace('"theta"', '"pose"'), "output 'pose' of config.pbtxt is not .*'logits', 'theta'"),
-        (lambda c: c.replace("[8, 8, 1]", "[8, 8, 1] reshape { shape: [64] }"), "reshape is not supported"),
+        (
+            lambda c: c.replace("[8, 8, 1]", "[8, 8, 1] reshape { shape: [64] }"),
+            r"shape \[-1, 64\] .*, but \['batch', 8",
+        ),
         (lambda c: c.replace("KIND_CPU", "KIND_MODEL"), "instance_group has KIND_MODEL, expected one of"),
         (
             lambda c: c + 'parameters { key: "intra_op_thread_count" value: { string_value: "two" } }',
@@ -154,7 +182,7 @@ WARMUP = """model_warmup [{{ name: "first" batch_size: 4 count: 2
 def test_warmup_runs_the_model(tmp_path: Path, source: str) -> None:
     directory = publish_vision(tmp_path)
     (directory / "warmup").mkdir()
-    (directory / "warmup" / "row").write_bytes(bytes(64))
+    (directory / "warmup" / "row").write_bytes(bytes(128))
     (directory / "config.pbtxt").write_text(
         VISION_CONFIG + WARMUP.format(name="image", dims="[8, 8, 1]", source=source)
     )
@@ -164,14 +192,17 @@ def test_warmup_runs_the_model(tmp_path: Path, source: str) -> None:
 @pytest.mark.parametrize(
     ("name", "dims", "source", "message"),
     [
-        ("picture", "[8, 8, 1]", "zero_data: true", r"'first' has inputs \['picture'\], expected \['image'\]"),
-        ("image", "[9, 8, 1]", "zero_data: true", "'first': model 'vision' version 1 failed"),
-        ("image", "[-1, 8, 1]", "zero_data: true", "expected sizes >= 0"),
-        ("image", "[8, 8, 1]", 'input_data_file: "row"', "No such file"),
+        ("picture", "[8, 8, 1]", "zero_data: true", "'first' lacks input 'image': name the model's inputs: image"),
+        ("image", "[9, 8, 1]", "zero_data: true", r"input 'image' is TYPE_UINT8 \[9, 8, 1\], the model's is"),
+        ("image", "[-1, 8, 1]", "zero_data: true", r"input 'image' is TYPE_UINT8 \[-1, 8, 1\], the model's is"),
+        ("image", "[8, 8, 1]", 'input_data_file: "row"', "row cannot be read: No such file"),
+        ("image", "[8, 8, 1]", 'input_data_file: "short"', "short: cannot reshape array of size 63"),
     ],
 )
 def test_a_warmup_that_cannot_run_is_refused(tmp_path: Path, name: str, dims: str, source: str, message: str) -> None:
     directory = publish_vision(tmp_path)
+    (directory / "warmup").mkdir()
+    (directory / "warmup" / "short").write_bytes(bytes(63))
     (directory / "config.pbtxt").write_text(VISION_CONFIG + WARMUP.format(name=name, dims=dims, source=source))
     with pytest.raises(ConfigurationError, match=message):
         warm_up(load(directory), directory)

@@ -28,14 +28,26 @@ def test_defaults_are_tritons(tmp_path: Path) -> None:
     ("config", "message"),
     [
         ("max_batch: 1", r"model 'm': config.pbtxt cannot be read: 1:1 : .*no field named \"max_batch\""),
-        ('name: "other"', "directory name must equal model name: config.pbtxt says 'other', it lies in 'm'"),
+        ('name: "other"', "directory name must equal model name, which config.pbtxt says is 'other'"),
         ('backend: "python"', "model 'm': backend 'python' is not supported"),
         ('platform: "tensorrt_plan"', "model 'm': backend 'tensorrt_plan' is not supported"),
         ("max_batch_size: -1", "max_batch_size is -1, expected >= 0"),
         ("sequence_batching { }", "sequence_batching is not supported"),
         ("ensemble_scheduling { }", "ensemble_scheduling is not supported"),
-        ("model_transaction_policy { decoupled: true }", "decoupled model_transaction_policy is not supported"),
-        ('input [{ name: "a" optional: true }]', "an optional input is not supported"),
+        (
+            "model_transaction_policy { decoupled: true }",
+            "model_transaction_policy.decoupled is not supported: a request",
+        ),
+        ('input [{ name: "a" optional: true }]', "input.optional is not supported: every input must come"),
+        ('model_operations { op_library_filename: ["x.so"] }', "model_operations is not supported: libraries"),
+        ("instance_group [{ kind: KIND_CPU gpus: [0] }]", r"kind KIND_CPU but specifies GPUs \[0\]"),
+        ("instance_group [{ count: -1 }]", "count -1, expected >= 1"),
+        (
+            'input [{ name: "a" data_type: TYPE_FP32 dims: [2] reshape { shape: [3] } }]',
+            r"dims \[2\], but reshape \[3\]",
+        ),
+        ('input [{ name: "a" data_type: TYPE_FP32 dims: [2] format: FORMAT_NHWC }]', "FORMAT_NHWC, but not 3 dims"),
+        ('input [{ name: "a" data_type: TYPE_FP32 }]', "input 'a' must specify dims"),
     ],
 )
 def test_a_config_that_cannot_be_honoured_is_refused(tmp_path: Path, config: str, message: str) -> None:
@@ -43,15 +55,16 @@ def test_a_config_that_cannot_be_honoured_is_refused(tmp_path: Path, config: str
         read_config(write_config(tmp_path / "m", config))
 
 
-@pytest.mark.parametrize(
-    ("option", "name"),
-    [
-        ("response_cache { enable: true }", "response_cache"),
-    ],
-)
-def test_what_is_ignored_is_named(tmp_path: Path, option: str, name: str, caplog: pytest.LogCaptureFixture) -> None:
-    read_config(write_config(tmp_path / "m", option))
-    assert caplog.messages == [f"model 'm': {name} is ignored"]
+def test_what_has_no_effect_is_named_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = """response_cache { enable: true } optimization { cuda { graphs: true } priority: PRIORITY_MAX }
+                parameters { key: "intra_op_thread_count" value { string_value: "1" } }
+                parameters { key: "FORCE_CPU_ONLY_INPUT_TENSORS" value { string_value: "no" } }"""
+    read_config(write_config(tmp_path / "m", config))
+    [message] = caplog.messages
+    assert message.startswith("model 'm': config.pbtxt has no effect here: ")
+    for name in ("response_cache (", "optimization.cuda (", "optimization.priority (", "FORCE_CPU_ONLY_INPUT_TENSORS"):
+        assert name in message
+    assert "intra_op_thread_count" not in message
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""The typed image API and the code generated from it."""
+"""The typed image API, the part of ONNX that is read here, and the code generated from both."""
