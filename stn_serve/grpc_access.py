@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from stn_serve import calls
 from stn_serve.access import Access
 from stn_serve.errors import ServingError
 
@@ -60,13 +61,15 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
             # Methods that do not exist are unknown to those only who may ask.
             self._access.check(METHOD_GROUPS.get(method, "inference"), str(metadata.get("authorization", "")))
         except ServingError as error:
-            return _refusal(error)
+            return _refusal(method, error)
         return await continuation(handler_call_details)
 
 
-def _refusal(error: ServingError) -> MethodHandler:
+def _refusal(method: str, error: ServingError) -> MethodHandler:
     async def refuse(_: object, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-        await context.abort(error.grpc_code, str(error))
+        with calls.called("grpc", method, context.invocation_metadata):
+            calls.fail(error)
+            await context.abort(error.grpc_code, str(error))
 
     # Whatever the method is: a handler of streams waits for no message.
     return grpc.stream_stream_rpc_method_handler(refuse)

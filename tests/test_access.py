@@ -177,6 +177,8 @@ def test_tokens_are_exchanged_while_the_server_runs_and_never_logged(tmp_path: P
     assert code == 0
     assert "the tokens have changed and are in use" in output
     assert "holds no token" in output
+    for operation in ("Predict", "POST /v1/predict"):  # who was refused is told
+        assert f"{operation} UNAUTHENTICATED" in output
     assert "secret" not in output
 
 
