@@ -3,7 +3,7 @@
 A request runs as soon as one of the model's instances is free and it is the model's turn on the CPUs (see `compute`),
 with whatever else waits, up to `max_batch_size` rows; only `max_queue_delay_us` makes a batch wait for company, counted
 from its first request. Each caller awaits its own future: one that is cancelled or expires leaves the queue, and no
-neighbour notices.
+neighbour notices. A batch that has lost all its callers is stopped.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ from stn_serve.scheduling import AS_CONFIGURED, BatchingPolicy, Urgency
 from stn_serve.statistics import Statistics
 
 Array = NDArray[Any]
+
+STOPPING_S = 1.0
+"""How long a batch may take to end that has been told to."""
 
 
 class Batcher:
@@ -89,14 +92,17 @@ class Batcher:
         self._ask()
         try:
             return await request.future
+        except asyncio.CancelledError:
+            self._abandon_forsaken()
+            raise
         finally:
             self._remove(request)
             self._settle_drained()
 
     async def close(self, grace_s: float | None = None) -> None:
-        """Refuse what comes and finish what waits and runs; what has not ended after `grace_s` is refused, too.
+        """Refuse what comes and finish what waits and runs; what has not ended after `grace_s` is refused and stopped.
 
-        None waits for ever.
+        None waits for ever. A model may hang where it cannot be stopped: that is not waited for.
         """
         if self._drained is None:
             self._drained = asyncio.get_running_loop().create_future()
@@ -104,6 +110,13 @@ class Batcher:
         await asyncio.wait([self._drained], timeout=grace_s)
         for request in [*self._queue, *(request for batch in self._unanswered for request in batch.requests)]:
             _fail(request, self._stopping())
+        self._abandon_forsaken()
+        await asyncio.wait([self._drained], timeout=STOPPING_S)
+
+    def _abandon_forsaken(self) -> None:
+        for batch in self._unanswered:
+            if all(request.future.done() for request in batch.requests):
+                batch.abandon()
 
     def _stopping(self) -> Unavailable:
         return Unavailable(f"Server is stopping, model '{self._name}' has stopped accepting new inference requests")

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import onnxruntime as ort
 from numpy.typing import NDArray
 
 from stn_serve.errors import ModelFailure
@@ -15,7 +16,7 @@ from stn_serve.scheduling import BatchingPolicy
 from stn_serve.statistics import Phases
 
 Array = NDArray[Any]
-Run = Callable[[Mapping[str, Array], Sequence[str]], dict[str, Array]]
+Run = Callable[[Mapping[str, Array], Sequence[str], ort.RunOptions], dict[str, Array]]
 """Computes the named outputs; what it returns must not be memory of its inputs."""
 
 
@@ -45,6 +46,7 @@ class Execution:
         """One for each request, once it has run."""
         self.runs: list[tuple[int, Phases]] = []
         """The rows of each run, and how long it took: one, unless a request made it fail."""
+        self._options = ort.RunOptions()
         self._name = name
         self._run = run
         self._policy = policy
@@ -58,6 +60,10 @@ class Execution:
     def finish(self) -> None:
         """Hand the outcomes over, on the event loop."""
         self._finished(self)
+
+    def abandon(self) -> None:
+        """Stop at the next node of the graph: nobody waits for the outcomes."""
+        self._options.terminate = True
 
     def _compute(self, requests: list[Pending]) -> list[Computed | ModelFailure]:
         """Of requests that make a batch fail, each half is run again: in the end they fail alone."""
@@ -75,7 +81,8 @@ class Execution:
         padded_rows = self._policy.padded(rows)
         inputs = self.buffers.assemble([request.inputs for request in requests], rows, padded_rows)
         assembled = time.perf_counter_ns()
-        outputs = self._run(inputs, list(dict.fromkeys(name for request in requests for name in request.outputs)))
+        names = list(dict.fromkeys(name for request in requests for name in request.outputs))
+        outputs = self._run(inputs, names, self._options)
         computed = time.perf_counter_ns()
         shares = self._split(requests, outputs, padded_rows)
         ended = time.perf_counter_ns()

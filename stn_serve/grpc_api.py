@@ -63,6 +63,9 @@ def create_server(
         options=[
             ("grpc.max_receive_message_length", max_message_bytes),
             ("grpc.max_send_message_length", -1),
+            # A caller that is no longer there, or reads nothing, is not waited for.
+            ("grpc.keepalive_time_ms", 60_000),
+            ("grpc.keepalive_timeout_ms", 20_000),
             # Workers of one server share a port, but two servers must not by accident.
             ("grpc.so_reuseport", int(shared_port)),
         ],

@@ -17,14 +17,18 @@ KEEP_ALIVE_S = 75
 
 
 class Protocol(HttpToolsProtocol):
-    """Closes a connection whose next request does not begin properly in time, or never stops beginning."""
+    """Closes a connection whose caller does not read its answer, or whose next request does not begin properly."""
 
     HEAD_TIMEOUT_S: ClassVar[float] = 30.0
     """From a connection's start, or the first byte of a request, to the end of its headers."""
     MAX_HEAD_BYTES: ClassVar[int] = 64 * 1024
+    READ_TIMEOUT_S: ClassVar[float] = 30.0
+    """How long a caller may read nothing of an answer that waits for it in this process's memory."""
 
     _head_timer: asyncio.TimerHandle | None = None
     _head_bytes = 0
+    _read_timer: asyncio.TimerHandle | None = None
+    _unread_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A caller has connected."""
@@ -34,6 +38,7 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The caller has gone."""
         self._head_complete()
+        self._stop_read_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -54,6 +59,31 @@ class Protocol(HttpToolsProtocol):
         """The headers of a request are whole."""
         self._head_complete()
         super().on_headers_complete()
+
+    def pause_writing(self) -> None:
+        """The caller reads more slowly than it is answered."""
+        super().pause_writing()
+        self._await_read()
+
+    def resume_writing(self) -> None:
+        """The caller has read nearly all."""
+        self._stop_read_timer()
+        super().resume_writing()
+
+    def _await_read(self) -> None:
+        self._unread_bytes = self.transport.get_write_buffer_size()
+        self._read_timer = self.loop.call_later(self.READ_TIMEOUT_S, self._check_read)
+
+    def _check_read(self) -> None:
+        if self.transport.get_write_buffer_size() < self._unread_bytes:
+            self._await_read()
+        else:
+            self.transport.abort()  # closing would wait for the caller
+
+    def _stop_read_timer(self) -> None:
+        if self._read_timer:
+            self._read_timer.cancel()
+            self._read_timer = None
 
     def _await_head(self) -> None:
         self._head_bytes = 0

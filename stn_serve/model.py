@@ -14,7 +14,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInput, ModelOut
 from stn_serve.canary import check_sampling
 from stn_serve.errors import ConfigurationError, ModelFailure
 from stn_serve.metadata import METADATA_KEY, ModelMetadata
-from stn_serve.session import create_session, run_options
+from stn_serve.session import configure_run, create_session
 from stn_serve.signature import ModelSignature, TensorSignature, metadata_of_config, read_metadata
 from stn_serve.tensors import DATATYPES, datatype_of_config, datatype_of_onnx
 
@@ -27,7 +27,6 @@ class Model(ModelSignature):
     """A loaded model; `run` may be called from several threads at once."""
 
     session: ort.InferenceSession
-    run_options: ort.RunOptions | None
 
     @classmethod
     def load(cls, directory: Path, version: int, config: ModelConfig) -> Self:
@@ -46,7 +45,7 @@ class Model(ModelSignature):
         if surplus:
             raise ConfigurationError(f"model '{config.name}': config.pbtxt lacks input {_quoted(sorted(surplus))}")
         metadata = _metadata(session, config)
-        model = cls(config.name, version, config, inputs, outputs, metadata, session, run_options(config))
+        model = cls(config.name, version, config, inputs, outputs, metadata, session)
         model.check_metadata()
         if metadata and metadata.transformers:
             check_sampling(path, config, axes=3 if metadata.transform == "affine_3d" else 2)
@@ -57,20 +56,32 @@ class Model(ModelSignature):
         """Rather than on a GPU."""
         return bool(self.session.get_providers()[0] == "CPUExecutionProvider")
 
-    def run(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
+    def run(
+        self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None, options: ort.RunOptions | None = None
+    ) -> dict[str, Array]:
         """Compute the named outputs, or all of them, from arrays of the signature's shapes and datatypes. Blocks.
 
         Raises:
-            ModelFailure: ONNX Runtime refused or failed.
+            ModelFailure: ONNX Runtime refused, failed, or was told by the options to stop, or an output has another
+                shape than `config.pbtxt` says.
         """
+        options = options or ort.RunOptions()
+        configure_run(options, self.config)
         names = list(outputs) if outputs is not None else [spec.name for spec in self.outputs]
         try:
             fed = {spec.name: _reshaped(inputs[spec.name], spec.dims, spec.reshape) for spec in self.inputs}
-            results = dict(zip(names, self.session.run(names, fed, self.run_options), strict=True))
+            results = dict(zip(names, self.session.run(names, fed, options), strict=True))
             changed = [spec for spec in self.outputs if spec.reshape is not None and spec.name in results]
-            return results | {spec.name: _reshaped(results[spec.name], spec.reshape, spec.dims) for spec in changed}
+            results |= {spec.name: _reshaped(results[spec.name], spec.reshape, spec.dims) for spec in changed}
         except Exception as error:  # ONNX Runtime's own exceptions share no base class
             raise ModelFailure(f"model '{self.name}' version {self.version} failed: {error}") from error
+        for spec in self.outputs:
+            if spec.name in results and not spec.fits(results[spec.name].shape):
+                raise ModelFailure(
+                    f"model '{self.name}' version {self.version}: output '{spec.name}' has shape "
+                    f"{list(results[spec.name].shape)}, expected {list(spec.shape)}"
+                )
+        return results
 
 
 def _signatures(role: str, nodes: Sequence[ort.NodeArg], config: ModelConfig, directory: Path) -> _Signatures:

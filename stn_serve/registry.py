@@ -161,9 +161,9 @@ class ModelRegistry(Catalogue):
 
     async def close(self, grace_s: float | None = None) -> None:
         """Finish what is queued, and what is left of models that are served no more; at most for `grace_s`."""
-        closing = [asyncio.ensure_future(served.batcher.close(grace_s)) for served in self]
-        if closing or self._background:
-            await asyncio.wait([*closing, *self._background], timeout=grace_s)
+        closing = [served.batcher.close(grace_s) for served in self]
+        draining = [asyncio.wait(self._background, timeout=grace_s)] if self._background else []
+        await asyncio.gather(*closing, *draining)
         self._shared.pool.close()
 
     def _check_controlled(self) -> None:

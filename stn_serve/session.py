@@ -15,6 +15,8 @@ from stn_serve.providers import CPU, Provider, execution_providers
 
 logger = logging.getLogger(__name__)
 
+SILENT = 4
+"""ONNX Runtime's severity "fatal"."""
 QUIET = 3
 """ONNX Runtime's severity "error": its warnings tell of graph details that no operator of a server can change."""
 
@@ -86,14 +88,12 @@ def report_fallen(config: ModelConfig, nodes: Sequence[str]) -> None:
     logger.warning("model '%s' %s", config.name, problem)
 
 
-def run_options(config: ModelConfig) -> ort.RunOptions | None:
-    """What each run is told; None for nothing."""
+def configure_run(options: ort.RunOptions, config: ModelConfig) -> None:
+    """Tell one run what the configuration says of each, and to leave the console alone: its caller hears of errors."""
+    options.log_severity_level = SILENT
     name = "memory.enable_memory_arena_shrinkage"
-    if name not in config.parameters:
-        return None
-    options = ort.RunOptions()
-    options.add_run_config_entry(name, config.parameters[name].string_value)
-    return options
+    if name in config.parameters:
+        options.add_run_config_entry(name, config.parameters[name].string_value)
 
 
 def instance_count(config: ModelConfig) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tritonclient.grpc.model_config_pb2 import ModelConfig
@@ -27,6 +28,13 @@ class TensorSignature:
     def shape(self) -> tuple[int, ...]:
         """The dims with the batch axis, as the protocol shows them."""
         return (-1, *self.dims) if self.batched else self.dims
+
+    def fits(self, shape: Sequence[int]) -> bool:
+        """Whether an array of this shape is such a tensor."""
+        expected = self.shape
+        return len(shape) == len(expected) and all(
+            size >= 0 and dim in (size, -1) for size, dim in zip(shape, expected, strict=True)
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -160,11 +160,7 @@ def _array(request: InferRequest, model: ModelSignature, spec: TensorSignature, 
 
 
 def _shape_fits(shape: tuple[int, ...], spec: TensorSignature) -> bool:
-    expected = spec.shape
-    sizes_fit = len(shape) == len(expected) and all(
-        actual >= 0 and dim in (actual, -1) for actual, dim in zip(shape, expected, strict=True)
-    )
-    return sizes_fit and not (spec.batched and shape[0] == 0)
+    return spec.fits(shape) and not (spec.batched and shape[0] == 0)
 
 
 def _refusal(request: InferRequest, message: str) -> InvalidRequest:

@@ -67,7 +67,7 @@ class ImagePrediction:
             NotFound: no such model or version.
             InvalidRequest: no image, no such crops, or a model that can only be asked with tensors.
             PayloadTooLarge: too many images, or pixels.
-            Unavailable: too many images, or pixels, are in work.
+            Unavailable: the model's queue is full, or too many images, or pixels, are in work.
         """
         calls.note(request.model_name, request.model_version, request.id)
         served = self._find(request.model_name, request.model_version)
@@ -77,6 +77,7 @@ class ImagePrediction:
             with served.request():
                 metadata = _image_metadata(served)
                 _check(request)
+                served.batcher.check_room()  # before anything is decoded in vain
                 work.enter_context(self._images.spend(len(request.images)))
                 opened = await loop.run_in_executor(self._opening, self._open, list(request.images))
                 work.enter_context(self._pixels.spend(self._count_pixels(opened)))

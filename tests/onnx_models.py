@@ -220,3 +220,62 @@ def publish_slow(repository: Path, repeats: int = 12) -> Path:
     config = """input [{ name: "x" data_type: TYPE_FP32 dims: [1] }]
                 output [{ name: "y" data_type: TYPE_FP32 dims: [1] }]"""
     return publish(repository, "slow", model, config)
+
+
+TROUBLE_CONFIG = """
+backend: "onnxruntime"
+max_batch_size: 8
+input [{ name: "laps" data_type: TYPE_INT64 dims: [1] }, { name: "index" data_type: TYPE_INT64 dims: [1] }]
+output [{ name: "square" data_type: TYPE_INT64 dims: [1] }]
+dynamic_batching { }
+instance_group [{ kind: KIND_CPU count: 1 }]
+"""
+
+
+def publish_trouble(repository: Path, name: str = "trouble", batching: str = "") -> Path:
+    """A model that takes its time, hangs, or fails, as its callers wish; `batching` says how it queues."""
+    return publish(repository, name, trouble(), TROUBLE_CONFIG.replace("{ }", f"{{ {batching} }}"))
+
+
+def trouble() -> onnx.ModelProto:
+    """Square `[batch, 1]` of `index`, after as many laps as the slowest row asks for; fails if an index is not 0 to 7.
+
+    A lap takes about a microsecond; 10**12 of them never end.
+    """
+    number, flag = TensorProto.INT64, TensorProto.BOOL
+    lap = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Add", ["sum", "lap"], ["next"])],
+        "lap",
+        [
+            helper.make_tensor_value_info(name, kind, [])
+            for name, kind in (("lap", number), ("go", flag), ("sum", number))
+        ],
+        [helper.make_tensor_value_info(name, kind, []) for name, kind in (("on", flag), ("next", number))],
+    )
+    return build(
+        [
+            helper.make_node("ReduceMax", ["laps"], ["count"], keepdims=0),
+            helper.make_node("Loop", ["count", "", "zero"], ["total"], body=lap),
+            helper.make_node("Mul", ["total", "zero"], ["nothing"]),
+            helper.make_node("Gather", ["squares", "index"], ["found"]),
+            helper.make_node("Add", ["found", "nothing"], ["square"]),
+        ],
+        inputs=[helper.make_tensor_value_info(name, number, ["batch", 1]) for name in ("laps", "index")],
+        outputs=[helper.make_tensor_value_info("square", number, ["batch", 1])],
+        constants={"zero": np.int64(0), "squares": np.arange(8) ** 2},
+    )
+
+
+def publish_wide(repository: Path) -> Path:
+    """Output `[batch, 4194304]` (16 MB a row) of the caller's number: more than the sockets between them hold."""
+    size = 4 * 2**20
+    model = build(
+        [helper.make_node("Expand", ["x", "size"], ["y"])],
+        inputs=[helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 1])],
+        outputs=[helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", size])],
+        constants={"size": np.array([1, size])},
+    )
+    config = f"""max_batch_size: 4
+                 input [{{ name: "x" data_type: TYPE_FP32 dims: [1] }}]
+                 output [{{ name: "y" data_type: TYPE_FP32 dims: [{size}] }}]"""
+    return publish(repository, "wide", model, config)

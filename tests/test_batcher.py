@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,7 +45,7 @@ class Doubling:
     def __post_init__(self) -> None:
         self.free.set()
 
-    def __call__(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+    def __call__(self, inputs: Mapping[str, Array], outputs: Sequence[str], _: object = None) -> dict[str, Array]:
         self.batches.append(len(inputs["x"]))
         self.running.release()
         self.free.wait(10)
@@ -102,7 +103,7 @@ def test_requests_that_arrive_together_run_together() -> None:
 def test_a_request_alone_runs_without_a_copy() -> None:
     seen: list[Array] = []
 
-    def remember(inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+    def remember(inputs: Mapping[str, Array], outputs: Sequence[str], _: object = None) -> dict[str, Array]:
         seen.append(inputs["x"])
         return dict.fromkeys(outputs, inputs["x"])
 
@@ -233,7 +234,7 @@ def test_a_request_that_makes_its_batch_fail_fails_alone() -> None:
 
 
 def test_a_model_that_answers_with_the_wrong_number_of_rows_fails_the_batch() -> None:
-    def shrink(inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+    def shrink(inputs: Mapping[str, Array], outputs: Sequence[str], _: object = None) -> dict[str, Array]:
         return dict.fromkeys(outputs, inputs["x"][:0])
 
     async def scenario() -> None:
@@ -337,7 +338,7 @@ def test_an_expired_request_may_run_after_the_others() -> None:
 def test_answers_leave_in_the_order_of_their_requests_where_that_is_asked_for(preserve_ordering: bool) -> None:
     slow, quick = threading.Event(), threading.Event()
 
-    def run(inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+    def run(inputs: Mapping[str, Array], outputs: Sequence[str], _: object = None) -> dict[str, Array]:
         (slow if inputs["x"][0, 0] == 1 else quick).wait(10)
         return dict.fromkeys(outputs, inputs["x"] * 2)
 
@@ -360,7 +361,7 @@ def test_answers_leave_in_the_order_of_their_requests_where_that_is_asked_for(pr
 def test_each_request_gets_the_outputs_it_asked_for() -> None:
     computed: list[list[str]] = []
 
-    def run(inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+    def run(inputs: Mapping[str, Array], outputs: Sequence[str], _: object = None) -> dict[str, Array]:
         computed.append(list(outputs))
         return {name: inputs["x"] * (1 + "abc".index(name)) for name in outputs}
 
@@ -407,6 +408,30 @@ def test_a_model_that_hangs_holds_up_neither_others_nor_the_end() -> None:
         hanging.free.set()
         await alive.close()
         pool.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_batch_that_has_lost_all_its_callers_is_stopped() -> None:
+    async def scenario() -> None:
+        started = threading.Semaphore(0)
+
+        def run(_: Mapping[str, Array], __: Sequence[str], options: Any) -> dict[str, Array]:
+            started.release()
+            while not options.terminate:
+                time.sleep(0.001)
+            raise ModelFailure("stopped")
+
+        batching = batcher(run)
+        asked = [ask(batching, 1), ask(batching, 2)]
+        await asyncio.to_thread(started.acquire)
+        asked[0].cancel()
+        await asyncio.sleep(0.01)
+        closing = asyncio.ensure_future(batching.close())
+        await asyncio.sleep(0.01)
+        assert not closing.done()
+        asked[1].cancel()
+        await asyncio.wait_for(closing, 10)
 
     asyncio.run(scenario())
 
@@ -521,7 +546,7 @@ def test_what_waits_runs_in_the_order_of_its_priority(waiting: list[tuple[int, i
         model, pool = Doubling(), ComputePool(1)
         ran: list[list[float]] = []
 
-        def run(inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+        def run(inputs: Mapping[str, Array], outputs: Sequence[str], _: object = None) -> dict[str, Array]:
             ran.append(inputs["x"][:, 0].tolist())
             return model(inputs, outputs)
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 from dataclasses import dataclass, field
 
@@ -186,3 +188,27 @@ def test_the_threads_end_with_the_pool() -> None:
             assert not thread.is_alive()
 
     asyncio.run(scenario())
+
+
+def test_a_job_that_never_ends_does_not_keep_the_process_from_ending_well() -> None:
+    program = """
+import asyncio, threading
+from stn_serve.compute import ComputePool
+
+class Hanging:
+    def run(self): started.set(); threading.Event().wait()
+    def finish(self): pass
+
+started = threading.Event()
+
+async def scenario():
+    pool = ComputePool(1)
+    pool.request(pool.share(1), Hanging)
+    await asyncio.to_thread(started.wait)
+    pool.close()
+    print("the end")
+
+asyncio.run(scenario())
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "the end\n", "")

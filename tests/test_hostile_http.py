@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import os
 import socket
@@ -199,6 +200,39 @@ async def converse(*parts: bytes) -> bytes:
 )
 def test_a_request_that_never_begins_properly_is_hung_up_on(parts: tuple[bytes, ...], answers: int) -> None:
     assert asyncio.run(converse(*parts)).count(b"200 OK") == answers
+
+
+def test_an_answer_that_is_not_read_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Protocol, "READ_TIMEOUT_S", 0.1)
+    length = 64 * 2**20  # more than the sockets between them hold
+
+    async def generous(_: MutableMapping[str, Any], __: object, send: Callable[..., Any]) -> None:
+        headers = [(b"content-length", str(length).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": bytes(length)})
+
+    async def received() -> int:
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            server = HttpServer(generous, listener, 1)
+            await server.start()
+            with socket.create_connection(listener.getsockname()) as deaf:
+                deaf.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                while server.server_state.connections or not server.server_state.total_requests:
+                    await asyncio.sleep(0.01)
+                await server.stop()
+                return await asyncio.to_thread(read_all, deaf)
+
+    assert 0 < asyncio.run(asyncio.wait_for(received(), 20)) < length
+
+
+def read_all(connection: socket.socket) -> int:
+    """How many bytes there are to read until the end, or until the other side has cut the connection."""
+    count = 0
+    with contextlib.suppress(ConnectionResetError):
+        while data := connection.recv(2**20):
+            count += len(data)
+    return count
 
 
 def test_a_body_that_pauses_for_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import numpy as np
 import onnxruntime as ort
 import pytest
 from google.protobuf import text_format
@@ -159,8 +160,10 @@ def test_the_parameters_of_tritons_backend_reach_the_session(tmp_path: Path) -> 
     assert options.execution_mode == ort.ExecutionMode.ORT_PARALLEL
     assert (options.enable_cpu_mem_arena, options.enable_mem_pattern) == (False, False)
     assert options.get_session_config_entry("session.use_device_allocator_for_initializers") == "1"
-    assert model.run_options
-    assert model.run_options.get_run_config_entry("memory.enable_memory_arena_shrinkage") == "cpu:0"
+    run = ort.RunOptions()
+    image = np.zeros((1, 8, 8, 1), np.uint8)
+    assert np.array_equal(*(model.run({"image": image}, ["logits"], run)["logits"] for _ in range(2)))
+    assert run.get_run_config_entry("memory.enable_memory_arena_shrinkage") == "cpu:0"
 
 
 def test_a_switch_that_is_none_is_refused(tmp_path: Path) -> None:
