@@ -98,6 +98,9 @@ class Batcher:
         finally:
             self._remove(request)
             self._settle_drained()
+            # An error's traceback holds this frame: with the request in it, both would wait for the garbage collector,
+            # and with them the model that they ran on.
+            del request
 
     async def close(self, grace_s: float | None = None) -> None:
         """Refuse what comes and finish what waits and runs; what has not ended after `grace_s` is refused and stopped.

@@ -10,10 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 from onnx_models import IDENT_CONFIG, publish_ident, publish_slow
 
-from stn_serve.errors import ConfigurationError, InvalidRequest, NotFound
+from stn_serve.errors import ConfigurationError, InvalidRequest, ModelFailure, NotFound
 from stn_serve.model import Model
 from stn_serve.registry import ModelRegistry
 from stn_serve.served_model import ServedModel
@@ -76,6 +77,8 @@ def test_a_replaced_version_is_freed_with_its_threads(repository: Path) -> None:
         old = registry.find("ident")
         with pytest.raises(InvalidRequest):
             await infer(old, ident_request(size=8))
+        with pytest.raises(ModelFailure):
+            await old.batcher.infer({"image": np.zeros((1, 1, 28, 27), np.float32)}, ["logits"], 1)
         assert isinstance(old.model, Model)
         session, batcher = weakref.ref(old.model.session), weakref.ref(old.batcher)
         del old
