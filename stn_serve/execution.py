@@ -107,5 +107,5 @@ class Execution:
 
 
 def _failure(error: BaseException) -> ModelFailure:
-    # Not with the error as its cause: its traceback would hold the batch and the model, and the batch holds the failure.
+    # Not with the error as its cause: its traceback would hold the batch and the model, and the batch the failure.
     return ModelFailure(str(error) or type(error).__name__)

@@ -6,6 +6,7 @@ costs more than everything that is done with it.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 
 # <malloc.h>
@@ -17,6 +18,12 @@ TRIM_THRESHOLD_BYTES = 128 * 2**20
 """Free memory at the heap's end that is kept rather than given back."""
 TOP_PAD_BYTES = 16 * 2**20
 """By how much the heap grows at least."""
+
+
+def return_freed_memory() -> None:
+    """Give the kernel back what a large user has freed, such as a model that is no longer served."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def keep_freed_memory() -> bool:

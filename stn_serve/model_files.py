@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +22,7 @@ Files = dict[str, FileState]
 
 
 def model_files(directory: Path) -> Files:
-    """Every file of a model as it is now; what vanishes meanwhile is left out."""
+    """Every file and folder of a model as it is now; what vanishes meanwhile is left out."""
     return dict(_walk(directory, ""))
 
 
@@ -46,11 +47,11 @@ def _walk(directory: Path, prefix: str) -> Iterator[tuple[str, FileState]]:
             continue
         try:
             state = entry.stat()
-            is_directory = entry.is_dir()
         except OSError:
             continue
-        if is_directory:
-            yield f"{prefix}{entry.name}/", FileState(0, 0, state.st_ino)
-            yield from _walk(Path(entry.path), f"{prefix}{entry.name}/")
-        else:
-            yield prefix + entry.name, FileState(state.st_mtime_ns, state.st_size, state.st_ino)
+        path = prefix + entry.name
+        if stat.S_ISDIR(state.st_mode):
+            yield f"{path}/", FileState(0, 0, state.st_ino)
+            yield from _walk(Path(entry.path), f"{path}/")
+        elif stat.S_ISREG(state.st_mode):
+            yield path, FileState(state.st_mtime_ns, state.st_size, state.st_ino)

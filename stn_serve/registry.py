@@ -16,6 +16,7 @@ from stn_serve.compute import ComputePool
 from stn_serve.errors import ConfigurationError, InvalidRequest, NotFound, Unsupported
 from stn_serve.limits import available_cpus
 from stn_serve.loading import NOTHING, UNLOADED, IndexEntry, Loaded, load_model
+from stn_serve.malloc import return_freed_memory
 from stn_serve.model_files import Files
 from stn_serve.repository import find_models, model_directories
 from stn_serve.served_model import ServedModel, Shared
@@ -185,7 +186,7 @@ class ModelRegistry(Catalogue):
         self._models[name], self._served[name] = loaded, after
         for version, served in before.items():
             if after.get(version) is not served:
-                self._in_background(served.drain())
+                self._in_background(_retire(served))
         _log_failures(name, loaded)
         logger.info("model '%s' now has versions %s", name, sorted(after) or "none")
         self.announce()
@@ -195,6 +196,12 @@ class ModelRegistry(Catalogue):
         self._background.add(task)
         task.add_done_callback(self._background.discard)
         return task
+
+
+async def _retire(served: ServedModel) -> None:
+    await served.drain()
+    del served  # which frees it
+    await asyncio.to_thread(return_freed_memory)
 
 
 def _chosen(directories: Sequence[Path], names: Sequence[str] | None) -> list[Path]:

@@ -21,6 +21,9 @@ QUIET = 3
 """ONNX Runtime's severity "error": its warnings tell of graph details that no operator of a server can change."""
 
 
+NO_WEIGHTS = (".json", ".png", ".txt", ".md")
+"""What lies beside a model to be read by people."""
+
 LARGEST_LIST = 8
 """Nodes on the CPU that a message names."""
 
@@ -48,9 +51,14 @@ def open_session(model: Path | bytes, config: ModelConfig, providers: Sequence[P
         ConfigurationError: it is not a model that can run here, or a provider is missing.
     """
     name = model.name if isinstance(model, Path) else "its sampler alone"
+    options = _options(config)
     try:
+        weights = _weights_beside(model) if isinstance(model, Path) else {}
+        options.add_external_initializers_from_files_in_memory(
+            list(weights), list(weights.values()), [len(content) for content in weights.values()]
+        )
         # Without the fallback of ONNX Runtime's Python, which prints a banner and goes on with the CPU alone.
-        session = ort.InferenceSession(model, _options(config), providers=list(providers), enable_fallback=0)
+        session = ort.InferenceSession(model, options, providers=list(providers), enable_fallback=0)
     except Exception as error:  # ONNX Runtime's own exceptions share no base class
         message = str(error).replace(str(model), name)  # callers see it in the index; the path is not theirs
         raise ConfigurationError(f"model '{config.name}': {name} cannot be loaded: {message}") from error
@@ -104,6 +112,20 @@ def instance_count(config: ModelConfig) -> int:
 def intra_op_threads(config: ModelConfig) -> int:
     """How many threads one batch computes with: the configuration's, else the model's instances share the CPUs."""
     return _integer(config, "intra_op_thread_count") or max(available_cpus() // instance_count(config), 1)
+
+
+def _weights_beside(path: Path) -> dict[str, bytes]:
+    """The files beside an ONNX file that may hold its weights, by the names that it has for them.
+
+    ONNX Runtime would map them, and use the map for as long as the model is served: a file that somebody writes over
+    would change the answers, and one that is truncated would end the process (SIGBUS). Of these it makes copies.
+    """
+    others = (file for file in path.parent.rglob("*") if file.is_file() and file != path)
+    return {
+        file.relative_to(path.parent).as_posix(): file.read_bytes()
+        for file in others
+        if file.suffix not in NO_WEIGHTS and not file.name.startswith(".")
+    }
 
 
 def _options(config: ModelConfig) -> ort.SessionOptions:
