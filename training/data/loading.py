@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import torch
+from pydantic import Discriminator, Tag
 from torch import Tensor
 
 from training.data.digits import Digits, DigitsData
+from training.data.family import family_of
+from training.data.house_numbers import ComposedNumbers, HouseNumbersData
 
-DataConfig = DigitsData
+DataConfig = Annotated[
+    Annotated[DigitsData, Tag("digits")] | Annotated[HouseNumbersData, Tag("house_numbers")],
+    Discriminator(family_of),
+]
 """The `[data]` of a recipe; `family` says which."""
 
 
@@ -50,4 +56,6 @@ def open_data(config: DataConfig, device: torch.device, seed: int) -> DataSet:
     Raises:
         DataError: it cannot be had, or is damaged.
     """
-    return Digits(config, device, seed)
+    if isinstance(config, DigitsData):
+        return Digits(config, device, seed)
+    return ComposedNumbers(config, device, seed)

@@ -40,7 +40,7 @@ class ConvolutionalLocalization(nn.Module):
         kernel_size: of every convolution.
         padding: of every convolution, with zeros.
         downsample: average this many elements a side first.
-        pool: max-pool by 2 after each convolution ("each") or once after the last ("last").
+        pool: max-pool by 2 after each convolution ("each"), or once after the first ("first") or the last ("last").
         hidden: units of the fully connected layer.
         batch_norm: normalise after every convolution.
 
@@ -61,15 +61,16 @@ class ConvolutionalLocalization(nn.Module):
         batch_norm: bool = False,
     ) -> None:
         super().__init__()
-        if pool not in ("each", "last"):
-            raise ValueError(f"pool: expected 'each' or 'last', got {pool!r}")
+        if pool not in ("each", "first", "last"):
+            raise ValueError(f"pool: expected 'each', 'first' or 'last', got {pool!r}")
+        pooled = {"each": range(len(filters)), "first": (0,), "last": (len(filters) - 1,)}[pool]
         channels = input_size[0]
         layers: list[nn.Module] = [nn.AvgPool2d(downsample)] if downsample > 1 else []
         for index, outputs in enumerate(filters):
             layers += [nn.Conv2d(channels, outputs, kernel_size, padding=padding, bias=not batch_norm)]
             layers += [nn.BatchNorm2d(outputs)] if batch_norm else []
             layers += [nn.ReLU()]
-            layers += [nn.MaxPool2d(2)] if pool == "each" or index == len(filters) - 1 else []
+            layers += [nn.MaxPool2d(2)] if index in pooled else []
             channels = outputs
         self.features = nn.Sequential(*layers, nn.Flatten())
         self.hidden = nn.Sequential(nn.Linear(_flat_size(self.features, input_size), hidden), nn.ReLU())

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from training.stn.composition import compose
 from training.stn.sampler import Sampler
-from training.stn.transform import Transform
+from training.stn.transform import PARAMETER_BOUND, Transform
 
 
 class SpatialTransformer(nn.Module):
@@ -63,15 +64,24 @@ class SpatialTransformer(nn.Module):
         """Size of the warped map."""
         return tuple(size // self.sampler.supersample for size in self.transform.output_size)
 
-    def forward(self, maps: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, maps: Tensor, context: Tensor | None = None, outer: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The warped map and theta.
 
         Args:
             maps: what is sampled.
             context: what the localisation network sees instead, such as a reduced copy or deeper features.
+            outer: theta of a transformer before this one on the same maps. This one's is composed with it, and `maps`
+                are sampled once through both: a series of transformers blurs nothing and loses no border (inverse
+                compositional networks, Lin and Lucey 2017).
         """
         parameters = self.head(self.localization(maps if context is None else context))
         theta, grid = self.transform(parameters)
+        if outer is not None:
+            with torch.autocast(maps.device.type, enabled=False):
+                theta = compose(outer, theta).clamp(-PARAMETER_BOUND, PARAMETER_BOUND)
+                grid = self.transform.grid(theta)
         return self.sampler(maps, grid, grid_is_finite=True), theta
 
 
