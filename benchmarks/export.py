@@ -35,6 +35,7 @@ from export.quantization import quantize
 from export.source import from_checkpoint
 from training.checkpoint import build_network
 from training.config import load_recipe
+from training.data.digits import DigitsData
 from training.models.network import Network
 from training.stn import Affine, Sampler, SpatialTransformer
 
@@ -94,6 +95,7 @@ def transformers(folder: Path, side: int = 40) -> dict[str, tuple[Path, dict[str
 def networks(folder: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
     """The network of the recipe `demo_digits` with both grids."""
     recipe = load_recipe("demo_digits")
+    assert isinstance(recipe.data, DigitsData)  # noqa: S101 - the recipe's own
     side = recipe.data.distortion.canvas
     network = build_network(recipe, (1, side, side), len(LABELS)).eval()
     feed = {"image": np.random.default_rng(0).integers(0, 256, (BATCH, side, side, 1), np.uint8)}

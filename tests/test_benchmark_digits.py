@@ -7,7 +7,9 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.digits import BY_WORTH, MODELS, SETS, Result, Style, markdown, recipe
-from training.models.digits import DigitNetwork, count_parameters
+from training.checkpoint import build_network
+from training.data.digits import DigitsData
+from training.models.digits import count_parameters
 
 
 @pytest.mark.parametrize("style", ["ours", "paper"])
@@ -17,8 +19,9 @@ def test_networks_of_a_set_have_about_equally_many_parameters(name: str, style: 
     for model in MODELS:
         if style == "paper" or "fcn" not in model:
             chosen = recipe(name, model, style, seed=0, epochs=None)
+            assert isinstance(chosen.data, DigitsData)
             side = chosen.data.distortion.canvas
-            counts[model] = count_parameters(DigitNetwork(chosen.model, (1, side, side), 10))
+            counts[model] = count_parameters(build_network(chosen, (1, side, side), 10))
     assert max(counts.values()) < 1.06 * min(counts.values()), counts
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from training.config import Recipe, RecipeError, load_recipe, recipe_from_fields, recipe_names
+from training.data.digits import DigitsData
+from training.models.digits import DigitsModel
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -35,6 +37,8 @@ def test_settings_change_fields_in_order() -> None:
     ]
     recipe = load_recipe("digits_rts", settings)
     assert recipe.training.epochs == 2
+    assert isinstance(recipe.model, DigitsModel)
+    assert isinstance(recipe.data, DigitsData)
     assert recipe.model.transform == "similarity"
     assert recipe.data.distortion.scale == (1.0, 1.1)
     assert recipe.changed(["seed=5"]).seed == 5
@@ -68,3 +72,31 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
     path.write_text("seed = \n")
     with pytest.raises(RecipeError, match=r"broken.toml is not TOML"):
         load_recipe(str(path))
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("model.family=zebra", "model.family: expected one of 'digits', 'house_numbers', got 'zebra'"),
+        ("model.width=wide", "model.width: .*number.*'wide'"),
+        ("model.dropout=1.5", "dropout: expected 0 up to below 1, got 1.5"),
+        ("data.colour=red", "data.colour: "),
+        ("data=3", "data: expected a table, got 3"),
+        ("data.size=0", "size: expected a positive number, got 0"),
+    ],
+)
+def test_fields_of_other_families_are_named_as_users_write_them(setting: str, words: str) -> None:
+    with pytest.raises(RecipeError, match=words):
+        load_recipe("house_numbers", [setting])
+
+
+def test_networks_that_do_not_fit_the_data_are_refused() -> None:
+    with pytest.raises(RecipeError, match=r"model.family: 'house_numbers' does not fit data.family 'digits'"):
+        load_recipe("digits", ["model={family = 'house_numbers'}"])
+
+
+def test_a_recipe_without_family_is_of_digits(tmp_path: Path) -> None:
+    path = tmp_path / "old.toml"
+    path.write_text("[model]\nwidth = 8\n")
+    recipe = load_recipe(str(path))
+    assert (recipe.data, recipe.model) == (DigitsData(), DigitsModel(width=8))

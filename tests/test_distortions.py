@@ -10,6 +10,7 @@ from scipy.ndimage import rotate
 from torch import Tensor
 
 from training.config import load_recipe
+from training.data.digits import DigitsData
 from training.data.distortions import Distorter, Distortion, homography, perspective, placement, strew_clutter
 
 CPU = torch.device("cpu")
@@ -124,7 +125,11 @@ def test_contradictions_are_named(fields: dict[str, object], words: str) -> None
 
 
 def test_recipes_are_the_papers_sets() -> None:
-    sets = {name: load_recipe(f"digits_{name}").data.distortion for name in ("r", "rts", "p", "e", "tc")}
+    sets = {}
+    for name in ("r", "rts", "p", "e", "tc"):
+        data = load_recipe(f"digits_{name}").data
+        assert isinstance(data, DigitsData)
+        sets[name] = data.distortion
     assert sets["r"] == Distortion(rotation_degrees=90)
     assert sets["rts"] == Distortion(canvas=42, rotation_degrees=45, scale=(0.7, 1.2), translate=True)
     assert sets["p"] == Distortion(scale=(0.75, 1.0), corner_noise_px=3)

@@ -160,8 +160,8 @@ def test_gradients_are_clipped() -> None:
 @pytest.mark.parametrize("transform", ["none", "affine", "projective", "thin_plate_spline"])
 @pytest.mark.parametrize("side", [28, 42, 60])
 def test_every_cell_of_the_table_builds_and_answers(classifier: str, transform: str, side: int) -> None:
-    model = load_recipe("digits_rts", [f"model.classifier={classifier}", f"model.transform={transform}"]).model
-    network = DigitNetwork(model, (1, side, side), 10).eval()
+    recipe = load_recipe("digits_rts", [f"model.classifier={classifier}", f"model.transform={transform}"])
+    network = build_network(recipe, (1, side, side), 10).eval()
     answer = network(torch.rand(2, 1, side, side))
     assert answer.logits.shape == (2, 10)
     shapes = {"none": None, "affine": (2, 1, 2, 3), "projective": (2, 1, 3, 3), "thin_plate_spline": (2, 1, 16, 2)}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+from pydantic_core import ErrorDetails
 
 from training.data.digits import DigitsData
 from training.data.loading import DataConfig
@@ -66,6 +67,10 @@ class Recipe:
     model: ModelConfig = field(default_factory=DigitsModel)
     training: Training = field(default_factory=Training)
 
+    def __post_init__(self) -> None:
+        if (self.data.family == "house_numbers") != (self.model.family == "house_numbers"):
+            raise ValueError(f"model.family: '{self.model.family}' does not fit data.family '{self.data.family}'")
+
     def to_fields(self) -> dict[str, Any]:
         """Plain dictionaries and lists, as a checkpoint keeps them; `recipe_from_fields` reads them back."""
         return asdict(self)
@@ -118,9 +123,18 @@ def recipe_from_fields(fields: dict[str, Any], *, source: str = "recipe") -> Rec
     try:
         return _ADAPTER.validate_python(fields)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "recipe"
-        raise RecipeError(f"{source}: {place}: {first['msg']}, got {first['input']!r}") from error
+        raise RecipeError(f"{source}: {_explained(error.errors()[0])}") from error
+
+
+def _explained(error: ErrorDetails) -> str:
+    """The field as users write it: without the family, which pydantic names after `data` and `model`."""
+    section, *rest = (str(part) for part in error["loc"]) if error["loc"] else ("recipe",)
+    if error["type"] == "union_tag_invalid":
+        return f"{section}.family: expected one of {error['ctx']['expected_tags']}, got {error['ctx']['tag']!r}"
+    if error["type"] == "union_tag_not_found":
+        return f"{section}: expected a table, got {error['input']!r}"
+    place = ".".join((section, *rest[section in ("data", "model") :]))
+    return f"{place}: {error['msg']}, got {error['input']!r}"
 
 
 def _with_settings(fields: dict[str, Any], settings: Sequence[str], source: str) -> Recipe:

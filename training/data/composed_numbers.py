@@ -165,7 +165,7 @@ class NumberComposer:
         image[some] = torch.lerp(image[some], colors(draws.uniform(0, 1, len(some)), draws), outline)
         shift = draws.sign(count, 2) * draws.uniform(0.5, 2.5, count, 2) * (2 / self.size)
         theta = torch.cat([torch.eye(2, device=shift.device).expand(count, 2, 2), shift[:, :, None]], dim=-1)
-        shadow = self.sampler(ink, self.affine.grid(theta), grid_is_finite=True)
+        shadow: Tensor = self.sampler(ink, self.affine.grid(theta), grid_is_finite=True)
         return image * (1 - shadow * draws.uniform(0.2, 0.6, count, 1, 1, 1) * draws.chance(0.4, count, 1, 1, 1))
 
     def _beside(self, image: Tensor, placement: Placement, wall: Tensor, draws: Draws) -> Tensor:

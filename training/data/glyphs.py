@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +64,8 @@ def collect(inks: Sequence[NDArray[np.uint8]]) -> Glyphs:
     return Glyphs(torch.from_numpy(cells), torch.from_numpy(widths))
 
 
-def printed(characters: str) -> list[NDArray[np.uint8]]:
+@cache
+def printed(characters: str) -> tuple[NDArray[np.uint8], ...]:
     """The characters in every font and widening: characters fastest, then widenings, then fonts."""
     from matplotlib import get_data_path
 
@@ -73,7 +75,7 @@ def printed(characters: str) -> list[NDArray[np.uint8]]:
         font = ImageFont.truetype(folder / f"{name}.ttf", _RENDERED_PX)
         pictures = [_render(character, font) for character in characters]
         inks += [_fit(picture, widening) for widening in WIDENINGS for picture in pictures]
-    return inks
+    return tuple(inks)
 
 
 def handwritten(digits: Images) -> list[NDArray[np.uint8]]:
@@ -82,9 +84,9 @@ def handwritten(digits: Images) -> list[NDArray[np.uint8]]:
 
 
 def _render(character: str, font: ImageFont.FreeTypeFont) -> Image.Image:
-    side = 3 * _RENDERED_PX
-    picture = Image.new("L", (side, side))
-    ImageDraw.Draw(picture).text((_RENDERED_PX, _RENDERED_PX), character, fill=255, font=font)
+    margin = _RENDERED_PX // 2
+    picture = Image.new("L", (2 * _RENDERED_PX, 2 * _RENDERED_PX))
+    ImageDraw.Draw(picture).text((margin, margin), character, fill=255, font=font)
     return picture
 
 

@@ -19,7 +19,7 @@ CHANNELS = (48, 64, 128, 160, 192, 192, 192, 192)
 POOLED = (0, 2, 5, 7)
 """Convolutions that a 2x2 max-pooling follows."""
 HIDDEN = 3072
-"""Units of each of the three fully connected layers: section 4.2 counts eleven hidden layers, eight are convolutions."""
+"""Units of each of the three fully connected layers: section 4.2 counts eleven hidden layers, eight convolutions."""
 MULTI = 4
 """Convolutions with a transformer before them in ST-CNN Multi: the first four."""
 

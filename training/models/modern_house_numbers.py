@@ -36,9 +36,8 @@ class ModernHouseNumberNetwork(Network):
 
     def __init__(self, config: HouseNumbersModel, input_size: tuple[int, int, int], classes: int) -> None:
         super().__init__()
-        channels, height, width = input_size
-        if height % 16 or width % 16:
-            raise ValueError(f"input_size: expected sides that are multiples of 16, got {height}x{width}")
+        if input_size[1] % 16 or input_size[2] % 16:
+            raise ValueError(f"input_size: expected sides that are multiples of 16, got {input_size[1:]}")
         self.input_size = input_size
         self.classes = classes
         count = {"none": 0, "single": 1, "multi": 4}[config.transformers]

@@ -77,12 +77,19 @@ class SpatialTransformer(nn.Module):
                 compositional networks, Lin and Lucey 2017).
         """
         parameters = self.head(self.localization(maps if context is None else context))
-        theta, grid = self.transform(parameters)
-        if outer is not None:
-            with torch.autocast(maps.device.type, enabled=False):
-                theta = compose(outer, theta).clamp(-PARAMETER_BOUND, PARAMETER_BOUND)
-                grid = self.transform.grid(theta)
+        theta, grid = self._look(parameters, outer)
         return self.sampler(maps, grid, grid_is_finite=True), theta
+
+    def _look(self, parameters: Tensor, outer: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Theta and grid, after `outer` if there is one: as precise and as finite as `Transform` keeps its own."""
+        theta: Tensor
+        grid: Tensor
+        theta, grid = self.transform(parameters)
+        if outer is None:
+            return theta, grid
+        with torch.autocast(parameters.device.type, enabled=False):
+            theta = compose(outer, theta).clamp(-PARAMETER_BOUND, PARAMETER_BOUND)
+            return theta, self.transform.grid(theta)
 
 
 class ParallelSpatialTransformer(SpatialTransformer):
@@ -120,10 +127,13 @@ class ParallelSpatialTransformer(SpatialTransformer):
         self.count = len(starts)
         self.head = regression_layer(self.head.in_features, starts, head_std)
 
-    def forward(self, maps: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The warped maps and their thetas; arguments as for `SpatialTransformer`."""
+    def forward(
+        self, maps: Tensor, context: Tensor | None = None, outer: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The warped maps and their thetas; arguments as for `SpatialTransformer`, all composed with one `outer`."""
         raw: Tensor = self.head(self.localization(maps if context is None else context))
-        theta, grid = self.transform(raw.reshape(-1, self.transform.parameter_count))
+        each = None if outer is None else outer.repeat_interleave(self.count, dim=0)
+        theta, grid = self._look(raw.reshape(-1, self.transform.parameter_count), each)
         warped = self.sampler(maps.repeat_interleave(self.count, dim=0), grid, grid_is_finite=True)
         return warped.unflatten(0, (-1, self.count)), theta.unflatten(0, (-1, self.count))
 
