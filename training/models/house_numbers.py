@@ -37,7 +37,7 @@ class HouseNumbersModel:
     width: float = 1.0
     """Scales channels and units, except the 32 of localisation networks; channels are multiples of eight."""
     batch_norm: bool = False
-    """After every convolution, for schedules shorter than the paper's. The modern network has it always."""
+    """After every layer but the last, for schedules shorter than the paper's. The modern network has it anyway."""
     dropout: float = 0.5
     """After every layer but the first convolution; of the modern network, before the last layer."""
     head_std: float = 0.0
@@ -121,7 +121,7 @@ def scaled(size: int, width: float, multiple: int = 8) -> int:
 def _transformer(config: HouseNumbersModel, input_size: tuple[int, int, int]) -> SpatialTransformer:
     localization: nn.Module
     if config.transformers == "multi":
-        localization = FullyConnectedLocalization(input_size, (32, 32))
+        localization = FullyConnectedLocalization(input_size, (32, 32), batch_norm=config.batch_norm)
     else:
         convolutions = ConvolutionalLocalization(
             input_size,
@@ -132,7 +132,8 @@ def _transformer(config: HouseNumbersModel, input_size: tuple[int, int, int]) ->
             hidden=32,
             batch_norm=config.batch_norm,
         )
-        localization = nn.Sequential(convolutions, nn.Linear(32, 32), nn.ReLU())
+        last = FullyConnectedLocalization((32,), (32,), batch_norm=config.batch_norm)
+        localization = nn.Sequential(convolutions, last)
     return SpatialTransformer(localization, Affine(input_size[1:]), features=32, head_std=config.head_std)
 
 
@@ -149,7 +150,8 @@ def _reader(config: HouseNumbersModel, features: int, classes: int) -> nn.Sequen
     hidden = scaled(HIDDEN, config.width)
     layers: list[nn.Module] = [nn.Flatten()]
     for inputs in (features, hidden, hidden):
-        layers += [nn.Linear(inputs, hidden), nn.ReLU()]
+        layers += [nn.Linear(inputs, hidden, bias=not config.batch_norm)]
+        layers += [nn.BatchNorm1d(hidden), nn.ReLU()] if config.batch_norm else [nn.ReLU()]
         layers += [nn.Dropout(config.dropout)] if config.dropout else []
     return nn.Sequential(*layers, nn.Linear(hidden, POSITIONS * classes))
 

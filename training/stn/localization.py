@@ -17,13 +17,18 @@ class FullyConnectedLocalization(nn.Sequential):
     Args:
         input_size: channels, height and width of the map.
         hidden: units of each layer.
+        batch_norm: normalise after every layer. On a large map an optimiser such as Adam needs it: with thousands of
+            inputs a unit, its first steps would throw every unit far off.
     """
 
-    def __init__(self, input_size: Sequence[int], hidden: Sequence[int] = (32, 32, 32)) -> None:
+    def __init__(
+        self, input_size: Sequence[int], hidden: Sequence[int] = (32, 32, 32), *, batch_norm: bool = False
+    ) -> None:
         sizes = (prod(input_size), *hidden)
         layers: list[nn.Module] = [nn.Flatten()]
         for inputs, outputs in zip(sizes, hidden, strict=False):
-            layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+            layers += [nn.Linear(inputs, outputs, bias=not batch_norm)]
+            layers += [nn.BatchNorm1d(outputs), nn.ReLU()] if batch_norm else [nn.ReLU()]
         super().__init__(*layers)
         self.out_features = sizes[-1]
 
