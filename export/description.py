@@ -42,7 +42,7 @@ def describe(network: Network, labels: Sequence[str]) -> GraphContract:
     metadata = ModelMetadata(
         task="classification" if answer.logits.dim() == 2 else "sequence",
         labels=tuple(labels),
-        input=InputImage(height=height, width=width, color=COLORS[channels]),
+        input=InputImage(height=height, width=width, color=COLORS[channels], resize=network.resize),
         transform=kind,
         transformers=tuple(map(_described, placed)) or _from_calls(answer.theta, sampling.calls),
         control_grid=_control_grid(transform),

@@ -101,7 +101,7 @@ def fit(image: Pixels, target: InputImage) -> tuple[Pixels, Box]:
         Pixels `[target.height, target.width, C]`, and the part of `image` they cover.
     """
     height, width = image.shape[:2]
-    box = _covered(width, height, target)
+    box = covered(width, height, target)
     if (height, width) == (target.height, target.width):
         return image, box
     source = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
@@ -111,11 +111,13 @@ def fit(image: Pixels, target: InputImage) -> tuple[Pixels, Box]:
     return np.array(resized).reshape(target.height, target.width, image.shape[2]), box
 
 
-def _covered(width: int, height: int, target: InputImage) -> Box:
+def covered(width: int, height: int, target: InputImage) -> Box:
+    """The part of an image of this size that a network's input shows."""
     if target.resize == "stretch":
         return Box(0, 0, width, height)
-    scale = min(width / target.width, height / target.height)
-    covered_width, covered_height = target.width * scale, target.height * scale
+    # Not by a common scale: rounding would push the side that is covered whole beyond the image.
+    covered_width = min(width, height * target.width / target.height)
+    covered_height = min(height, width * target.height / target.width)
     # On whole pixels, so that a crop without a change of scale copies them.
     left, top = (width - covered_width) // 2, (height - covered_height) // 2
     return Box(left, top, left + covered_width, top + covered_height)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -10,16 +11,20 @@ import typer
 from PIL.Image import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 from training.checkpoint import Checkpoint, build_network, load_checkpoint
 from training.config import Recipe, load_recipe
 from training.data.loading import DataSet
+from training.data.photos import Photos
 from training.distributed import first_before_others, is_first, joined
+from training.evaluate import accuracy_by_class
 from training.evaluate import evaluate as evaluate_network
+from training.found import find_parts, found_table
 from training.models.digits import count_parameters
 from training.models.network import Network
 from training.pictures import contact_sheet, draw_curves, stack
-from training.train import CHECKPOINT, LOG, load_data, read_log
+from training.train import CHECKPOINT, LOG, begin, load_data, read_log
 from training.train import train as train_recipe
 
 SHEET_IMAGES = 10
@@ -84,10 +89,11 @@ def evaluate(
     picture: Annotated[
         Path | None, typer.Option(help="Also draw what the transformers look at on test images, as a PNG.")
     ] = None,
+    by_class: Annotated[bool, typer.Option(help="Also list how much of each class is right, the worst first.")] = False,
     settings: SettingsOption = None,
     device: DeviceOption = "auto",
 ) -> None:
-    """Measure a checkpoint on its test set.
+    """Measure a checkpoint on its test set; on birds also how often the transformers find head and body.
 
     Examples:
         stn evaluate runs/digits_rts/checkpoint.pt
@@ -102,6 +108,10 @@ def evaluate(
     if data.sha256 != loaded.data_sha256:
         CONSOLE.print(f"Note: trained on {loaded.data_source}, measured on {data.source}: not the same data.")
     CONSOLE.print(_summary(evaluate_network(network, data.test_batches())))
+    if isinstance(data, Photos) and recipe.data.family == "birds" and network.transformers():
+        CONSOLE.print(found_table(find_parts(network, data, recipe.data.path)))
+    if by_class:
+        CONSOLE.print(_class_table(accuracy_by_class(network, data.test_batches(), len(data.labels)), data.labels))
     if picture:
         _sheet(network, data).save(picture)
         CONSOLE.print(f"Wrote {picture}")
@@ -113,6 +123,7 @@ def run(recipe: Recipe, directory: Path, device: torch.device, console: Console)
     data = load_data(recipe, device)
     torch.manual_seed(recipe.seed)
     untrained = build_network(recipe, data.input_size, len(data.labels)).to(device)
+    begin(untrained, recipe.training)
     console.print(
         f"[bold]{recipe.name}[/] on {device}: {data.train_count:,} images an epoch ({data.source}), "
         f"{count_parameters(untrained):,} parameters, {recipe.training.epochs} epochs"
@@ -164,4 +175,12 @@ def _progress(console: Console) -> Progress:
 
 
 def _summary(metrics: dict[str, float]) -> str:
-    return f"test error {metrics['error_percent']:.2f} % on {metrics['images']:,.0f} images"
+    top5 = f" (top five: {metrics['top5_error_percent']:.2f} %)" if "top5_error_percent" in metrics else ""
+    return f"test error {metrics['error_percent']:.2f} %{top5} on {metrics['images']:,.0f} images"
+
+
+def _class_table(percent: Sequence[float], labels: Sequence[str]) -> Table:
+    table = Table("class", "right, %")
+    for share, label in sorted(zip(percent, labels, strict=True)):
+        table.add_row(label, f"{share:.1f}")
+    return table

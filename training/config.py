@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,10 +13,12 @@ from pydantic_core import ErrorDetails
 
 from training.data.digits import DigitsData
 from training.data.loading import DataConfig
-from training.models.building import ModelConfig
+from training.models.building import ModelConfig, resolve
 from training.models.digits import DigitsModel
 
 RECIPES = Path(__file__).parent / "recipes"
+NETWORKS = {"digits": "digits", "house_numbers": "house_numbers", "birds": "photos", "folder": "photos"}
+"""Families of networks, by the families of data that they are for."""
 
 
 class RecipeError(ValueError):
@@ -44,11 +46,15 @@ class Training:
     gradient_clip: float = 0.0
     """Largest norm of the whole gradient; 0 does not clip."""
     label_smoothing: float = 0.0
+    warm_start: str | None = None
+    """A checkpoint whose weights training begins with, in place of the backbone's own."""
+    evaluations: int = 20
+    """About how many times the test set is measured."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 runs convolutions and products in bfloat16; weights, grids and losses stay in float32."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "learning_rate"):
+        for name in ("epochs", "batch_size", "learning_rate", "evaluations"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}: expected a positive number, got {getattr(self, name)}")
         if not 0 <= self.label_smoothing < 1:
@@ -68,12 +74,20 @@ class Recipe:
     training: Training = field(default_factory=Training)
 
     def __post_init__(self) -> None:
-        if (self.data.family == "house_numbers") != (self.model.family == "house_numbers"):
+        if self.model.family != NETWORKS[self.data.family]:
             raise ValueError(f"model.family: '{self.model.family}' does not fit data.family '{self.data.family}'")
 
     def to_fields(self) -> dict[str, Any]:
         """Plain dictionaries and lists, as a checkpoint keeps them; `recipe_from_fields` reads them back."""
         return asdict(self)
+
+    def resolved(self) -> Recipe:
+        """This recipe with what can only be looked up where training is; checkpoints keep it so.
+
+        Raises:
+            WeightsError: a pretrained network is asked for that is not there.
+        """
+        return replace(self, model=resolve(self.model))
 
     def changed(self, settings: Sequence[str]) -> Recipe:
         """This recipe with settings applied, as `load_recipe` does.

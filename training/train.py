@@ -46,17 +46,21 @@ def train(recipe: Recipe, directory: Path, device: torch.device, watch: Watch | 
         The last checkpoint, also when it had been reached before.
 
     Raises:
-        CheckpointError: the directory holds a run of another recipe.
+        CheckpointError: the directory holds a run of another recipe, or the recipe begins with no checkpoint.
         DataError: the data cannot be had.
+        WeightsError: a pretrained network cannot be had.
         RecipeError: a batch cannot be shared out to the processes.
     """
     _check_shares(recipe.training.batch_size)
+    recipe = recipe.resolved()
     data = load_data(recipe, device)
     torch.manual_seed(recipe.seed)
     network = build_network(recipe, data.input_size, len(data.labels))
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
     optimizer = build_optimizer(network, recipe.training)
     checkpoint = _resume(recipe, directory, network, optimizer)
+    if checkpoint is None:
+        begin(network, recipe.training)
     start = checkpoint.epoch if checkpoint else 0
     agree(f"the epoch of {directory / CHECKPOINT}", start)
     learner = distribute(network, device)
@@ -74,7 +78,7 @@ def train(recipe: Recipe, directory: Path, device: torch.device, watch: Watch | 
             losses.append(loss.detach())
             if watch:
                 watch(step + 1, steps, float(losses[-1]))
-        metrics = _measure(network, data, device) if is_evaluated(epoch + 1, recipe.training.epochs) else {}
+        metrics = _measure(network, data, device) if is_evaluated(epoch + 1, recipe.training) else {}
         checkpoint = Checkpoint(
             recipe=recipe,
             labels=data.labels,
@@ -117,6 +121,19 @@ def load_data(recipe: Recipe, device: torch.device) -> DataSet:
         return open_data(recipe.data, device, recipe.seed)
 
 
+def begin(network: Network, training: Training) -> None:
+    """Fill in the weights that training starts with.
+
+    Raises:
+        CheckpointError: the recipe begins with a checkpoint that is not there.
+        ValueError: its weights do not fit; or a pretrained network cannot be had (`WeightsError`).
+    """
+    if training.warm_start:
+        network.adopt(load_checkpoint(Path(training.warm_start)).build_network())
+    else:
+        network.load_pretrained()
+
+
 def build_optimizer(network: Network, training: Training) -> torch.optim.Optimizer:
     """SGD with momentum or AdamW, with a learning rate of their own for localisation networks."""
     groups = parameter_groups(network, training.learning_rate, training.localization_multiplier)
@@ -145,9 +162,9 @@ def autocast(device: torch.device, training: Training) -> AbstractContextManager
     return torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bf16")
 
 
-def is_evaluated(epoch: int, epochs: int) -> bool:
-    """About twenty evaluations a run, the last epoch always among them."""
-    return epoch % max(1, epochs // 20) == 0 or epoch == epochs
+def is_evaluated(epoch: int, training: Training) -> bool:
+    """Spread evenly over the run, the last epoch always among them."""
+    return epoch % max(1, training.epochs // training.evaluations) == 0 or epoch == training.epochs
 
 
 def read_log(directory: Path) -> Iterator[dict[str, float]]:

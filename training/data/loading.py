@@ -9,12 +9,18 @@ import torch
 from pydantic import Discriminator, Tag
 from torch import Tensor
 
+from training.data.birds import BirdsData, list_birds
 from training.data.digits import Digits, DigitsData
 from training.data.family import family_of
+from training.data.folder import FolderData, list_folder
 from training.data.house_numbers import ComposedNumbers, HouseNumbersData
+from training.data.photos import Photos
 
 DataConfig = Annotated[
-    Annotated[DigitsData, Tag("digits")] | Annotated[HouseNumbersData, Tag("house_numbers")],
+    Annotated[DigitsData, Tag("digits")]
+    | Annotated[HouseNumbersData, Tag("house_numbers")]
+    | Annotated[BirdsData, Tag("birds")]
+    | Annotated[FolderData, Tag("folder")],
     Discriminator(family_of),
 ]
 """The `[data]` of a recipe; `family` says which."""
@@ -58,4 +64,10 @@ def open_data(config: DataConfig, device: torch.device, seed: int) -> DataSet:
     """
     if isinstance(config, DigitsData):
         return Digits(config, device, seed)
-    return ComposedNumbers(config, device, seed)
+    if isinstance(config, HouseNumbersData):
+        return ComposedNumbers(config, device, seed)
+    if isinstance(config, BirdsData):
+        photos = list_birds(config.path)
+    else:
+        photos = list_folder(config.path, config.test_fraction)
+    return Photos(photos, config.size, config.augmentation, device, seed)

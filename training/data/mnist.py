@@ -68,7 +68,7 @@ def load_digits(source: Source = "auto") -> DigitSet:
     if source == "scikit-learn":
         return _scikit_learn_digits()
     directory = _find_mnist()
-    if directory is None and source == "auto" and not _reachable(HOST):
+    if directory is None and source == "auto" and not reachable(HOST):
         return _scikit_learn_digits()
     return _read_mnist(directory or _download_mnist())
 
@@ -91,7 +91,7 @@ def _find_mnist() -> Path | None:
 def _download_mnist() -> Path:
     import pooch
 
-    if not _reachable(HOST):
+    if not reachable(HOST):
         raise DataError(
             f"MNIST is not in {' or '.join(map(str, _candidates()))} and {HOST} cannot be reached; put the four .gz "
             "files there, or use data.source='scikit-learn'"
@@ -107,7 +107,7 @@ def _existing_parent(path: Path) -> Path:
     return path if path.exists() else _existing_parent(path.parent)
 
 
-def _reachable(host: str) -> bool:
+def reachable(host: str) -> bool:
     """Whether a connection opens in time. In a thread: looking up a name can hang where connecting would not."""
     answers: list[bool] = []
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from stn_serve.metadata import Resize
 from training.stn.spatial_transformer import SpatialTransformer
 
 
@@ -34,6 +35,26 @@ class Network(nn.Module):
 
     input_size: tuple[int, int, int]
     """Channels, height and width."""
+    resize: Resize = "stretch"
+    """How images of other sizes are brought to it, as the network was trained: see `stn_serve.images.fit`."""
+
+    def load_pretrained(self) -> None:
+        """Fill in the weights that training starts with; there are none by default.
+
+        Raises:
+            WeightsError: they cannot be had, or do not fit.
+        """
+
+    def adopt(self, other: Network) -> None:
+        """Begin with the weights of another network, by default one of the same architecture.
+
+        Raises:
+            ValueError: they do not fit.
+        """
+        try:
+            self.load_state_dict(other.state_dict())
+        except RuntimeError as error:
+            raise ValueError(f"the weights do not fit this network: {error}") from error
 
     def transformers(self) -> list[PlacedTransformer]:
         """The spatial transformers, in the order of theta's second axis."""
