@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint format proto clean
+.PHONY: demo test lint format proto rules clean
 
 demo: .venv/demo.installed
 	$(BIN)/stn demo
@@ -25,6 +25,10 @@ proto: .venv/dev.installed
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. \
 		stn_serve/proto/image_prediction.proto
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. stn_serve/proto/onnx_graph.proto
+
+# Prometheus' rules for its operator.
+rules: .venv/dev.installed
+	$(BIN)/python deploy/kubernetes/monitoring/prometheus_rule.py
 
 # What serves and what is developed are installed apart, each in one command, so that the pins hold together.
 .venv/demo.installed: pyproject.toml constraints.txt | .venv/bin/pip

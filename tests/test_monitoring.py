@@ -132,6 +132,13 @@ def test_every_alert_compares_something_that_is_there(monitored: Monitored) -> N
     assert all(rule["health"] == "ok" for rule in rules)
 
 
+def test_the_autoscalers_metric_gives_data(monitored: Monitored) -> None:
+    adapter = yaml.safe_load((DIRECTORY.parent / "kubernetes" / "prometheus-adapter.yaml").read_text())
+    [rule] = adapter["rules"]["custom"]
+    query = rule["metricsQuery"].replace("<<.GroupBy>>", "instance").replace("<<.LabelMatchers>>", 'job="stn-serve"')
+    assert without_data(monitored.prometheus, {"queue": query}) == []
+
+
 def test_a_version_that_cannot_be_loaded_fires(monitored: Monitored) -> None:
     assert "StnModelLoadFailed" not in monitored.prometheus.firing()
     version = monitored.repository / "vision" / "2"
