@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from stn_serve.errors import ConfigurationError, PermissionDenied, Unauthenticated
 from stn_serve.live_files import LiveFiles
+from stn_serve.secret_source import SecretSource
 
 GROUPS = (
     "health",
@@ -37,9 +37,7 @@ class Rule(NamedTuple):
     """Groups, and where their tokens are."""
 
     groups: tuple[str, ...]
-    kind: str
-    """`file`, with a token on each line, or `env`, a variable that holds one."""
-    source: str
+    source: SecretSource
 
     @classmethod
     def parse(cls, text: str) -> Rule:
@@ -49,15 +47,14 @@ class Rule(NamedTuple):
             ConfigurationError: it is something else; a rule never holds a token, so it may be shown.
         """
         names, _, place = text.partition("=")
-        kind, _, source = place.partition(":")
-        if kind not in ("file", "env") or not source:
-            # What was given may be a token by mistake.
+        source = SecretSource.parse(place)
+        if source is None:
             raise ConfigurationError("a rule of tokens is not GROUP[,GROUP...]=file:PATH or GROUP[,GROUP...]=env:NAME")
         groups = tuple(names.split(","))
         for group in groups:
             if group not in (*GROUPS, ALL):
                 raise ConfigurationError(f"tokens: there is no group '{group}', expected {', '.join(GROUPS)} or {ALL}")
-        return cls(GROUPS if ALL in groups else groups, kind, source)
+        return cls(GROUPS if ALL in groups else groups, source)
 
     def tokens(self) -> list[str]:
         """What the source holds now.
@@ -65,18 +62,7 @@ class Rule(NamedTuple):
         Raises:
             ConfigurationError: it cannot be read, is empty, or holds what no header can carry.
         """
-        where = f"tokens for {','.join(self.groups)}: {self.kind}:{self.source}"
-        try:
-            text = os.environ.get(self.source, "") if self.kind == "env" else Path(self.source).read_text("ascii")
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not ASCII"
-            raise ConfigurationError(f"{where} cannot be read: {reason}") from error
-        tokens = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
-        if not tokens:
-            raise ConfigurationError(f"{where} holds no token")
-        if not all(token.isascii() and token.isprintable() and " " not in token for token in tokens):
-            raise ConfigurationError(f"{where} holds a token with spaces or characters that no header can carry")
-        return tokens
+        return self.source.read(f"tokens for {','.join(self.groups)}")
 
 
 class Access:
@@ -90,7 +76,7 @@ class Access:
         """
         self._rules = [Rule.parse(rule) for rule in rules]
         self._known: dict[str, frozenset[bytes]] = {}
-        paths = [Path(rule.source) for rule in self._rules if rule.kind == "file"]
+        paths = [Path(rule.source.place) for rule in self._rules if rule.source.kind == "file"]
         self.files = LiveFiles("the tokens", paths, self._load)
 
     @property

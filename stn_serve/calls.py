@@ -37,6 +37,8 @@ class Call:
     protocol: str
     operation: str
     headers: Headers
+    remaining_s: Callable[[], float | None] = lambda: None
+    """How long its caller still waits; None for one that does not say."""
     model: str = ""
     version: str = ""
     request_id: str = ""
@@ -88,9 +90,11 @@ def trace_with(sink: Sink | None) -> None:
 
 
 @contextmanager
-def called(protocol: str, operation: str, headers: Headers) -> Iterator[Call]:
+def called(
+    protocol: str, operation: str, headers: Headers, remaining_s: Callable[[], float | None] = lambda: None
+) -> Iterator[Call]:
     """A call for the time of a `with`; who answers an error inside tells `fail`."""
-    call = Call(protocol, operation, headers)
+    call = Call(protocol, operation, headers, remaining_s)
     token = _current.set(call)
     try:
         yield call

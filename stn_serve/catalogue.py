@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from stn_serve.errors import InvalidRequest, NotFound
+from stn_serve.exposition import Family
 from stn_serve.loading import IndexEntry
 from stn_serve.served_model import ServedModel
 
@@ -61,6 +62,10 @@ class Catalogue(ABC):
     @abstractmethod
     async def close(self, grace_s: float | None = None) -> None:
         """Finish what is queued, at most for `grace_s`."""
+
+    def families(self) -> Sequence[Family]:
+        """Metrics of where the models come from; none of a repository."""
+        return ()
 
     def __iter__(self) -> Iterator[ServedModel]:
         return (served for versions in self._served.values() for served in versions.values())

@@ -82,7 +82,7 @@ def _answering(method: Method[Answer]) -> Method[Answer]:
 
     @wraps(method)
     async def answer(service: object, request: object, context: Context) -> Answer:
-        with calls.called(PROTOCOL, method.__name__, context.invocation_metadata):
+        with calls.called(PROTOCOL, method.__name__, context.invocation_metadata, context.time_remaining):
             try:
                 return await method(service, request, context)
             except ServingError as error:

@@ -17,7 +17,7 @@ from tritonclient.grpc import service_pb2
 
 from stn_serve import calls
 from stn_serve.catalogue import Catalogue
-from stn_serve.errors import InvalidRequest, NotFound
+from stn_serve.errors import InvalidRequest, NotFound, Unavailable
 from stn_serve.outputs import OutputTensor, deliver
 from stn_serve.served_model import ServedModel, ServedRequest
 from stn_serve.signature import TensorSignature
@@ -79,7 +79,7 @@ class Inference:
         """Whether a version (of none in particular: any) can answer."""
         try:
             self.registry.find(name, version)
-        except NotFound:
+        except (NotFound, Unavailable):
             return False
         return True
 
@@ -96,7 +96,7 @@ class Inference:
         return service_pb2.ModelMetadataResponse(
             name=model.name,
             versions=versions,
-            platform=model.config.platform,
+            platform=model.config.platform or model.config.backend,
             inputs=[_tensor_metadata(spec) for spec in model.inputs],
             outputs=[_tensor_metadata(spec) for spec in model.outputs],
         )

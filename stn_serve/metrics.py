@@ -150,6 +150,7 @@ class Metrics:
             *(_family(metric, models) for metric in MODEL_METRICS),
             self._load_failures(),
             *prediction_families(counted),
+            *self._registry.families(),
             *self._machine_families(),
             *self._process_families(),
             Family("stn_log_lines_lost_total", "counter", "Lines of the log not written", {(): logs.lost_lines()}),

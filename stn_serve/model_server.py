@@ -11,8 +11,10 @@ from typing import Self
 import grpc
 
 from stn_serve import calls
+from stn_serve.catalogue import Catalogue
 from stn_serve.control import Control
 from stn_serve.errors import ConfigurationError
+from stn_serve.gateway_catalogue import GatewayCatalogue
 from stn_serve.grpc_api import create_server
 from stn_serve.guard import Guard
 from stn_serve.http_api import HttpApi
@@ -38,7 +40,7 @@ ABANDON_AFTER_S = 1.0
 class ModelServer:
     """Loaded when it is made, reachable between `open` and `close`."""
 
-    def __init__(self, settings: ServerSettings, registry: ModelRegistry, guard: Guard) -> None:
+    def __init__(self, settings: ServerSettings, registry: Catalogue, guard: Guard) -> None:
         self.registry = registry
         self.inference = Inference(registry)
         self.control = Control(
@@ -58,11 +60,13 @@ class ModelServer:
 
     @classmethod
     async def load(cls, settings: ServerSettings, guard: Guard) -> Self:
-        """Load and warm up the models.
+        """Load and warm up the models, or find out which ones Triton has.
 
         Raises:
             ConfigurationError: none can be served.
         """
+        if settings.engine == "triton":
+            return cls(settings, await GatewayCatalogue.start(settings), guard)
         registry = await asyncio.to_thread(
             ModelRegistry.load,
             settings.model_repository,
@@ -90,7 +94,7 @@ class ModelServer:
         """Follow the files of the guard, and the repository where that is asked for, for ever."""
         settings = self._settings
         following = [self._guard.watch()]
-        if settings.model_control_mode == "poll":
+        if settings.model_control_mode == "poll" and isinstance(self.registry, ModelRegistry):
             following.append(poll(self.registry, settings.model_repository, settings.repository_poll_secs))
         await asyncio.gather(*following)
 

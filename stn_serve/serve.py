@@ -35,6 +35,8 @@ def serve(context: typer.Context, show_settings: bool, **values: Any) -> None:  
 
         stn serve --model-control-mode explicit --load-model digits
 
+        stn serve --engine triton --triton-url gpu-1:8001,gpu-2:8001
+
         stn serve --grpc-port 0 --http-port 0 --metrics-port 0 --ready-file addresses.json
 
         stn serve --show-settings > stn.toml; stn serve --config stn.toml

@@ -48,6 +48,14 @@ Port = Annotated[int, About("Network", "0 takes a free port.", 0, 65535)]
 class ServerSettings:
     """Checked when it is made."""
 
+    engine: Annotated[
+        str,
+        About(
+            "Models",
+            "onnxruntime: compute here; triton: be a gateway to the Tritons of --triton-url.",
+            choices=("onnxruntime", "triton"),
+        ),
+    ] = "onnxruntime"
     model_repository: Annotated[
         Path, About("Models", "Directory with NAME/config.pbtxt and NAME/1/model.onnx for each model.")
     ] = Path("model_repository")
@@ -71,6 +79,33 @@ class ServerSettings:
     grpc_port: Port = 8001
     http_port: Port = 8000
     metrics_port: Port = 8002
+
+    triton_url: Annotated[
+        tuple[str, ...],
+        About(
+            "Triton",
+            "HOST:PORT[,HOST:PORT...] of each Triton's gRPC, with --engine triton; grpcs://HOST:PORT with TLS.",
+        ),
+    ] = ()
+    triton_ca: Annotated[Path | None, About("Triton", "Certificates to trust, PEM; by default the system's.")] = None
+    triton_cert: Annotated[
+        Path | None, About("Triton", "The gateway's own certificate, PEM, where Triton wants one; with --triton-key.")
+    ] = None
+    triton_key: Annotated[Path | None, About("Triton", "The certificate's key, PEM.")] = None
+    triton_header: Annotated[
+        tuple[str, ...],
+        About(
+            "Triton",
+            "NAME=file:PATH or NAME=env:NAME: sent with every call, for a Triton with --grpc-restricted-protocol. May "
+            "be repeated.",
+        ),
+    ] = ()
+    triton_timeout_s: Annotated[
+        float, About("Triton", "Seconds until an answer of Triton is given up, where the caller allows more.", 0.001)
+    ] = 60.0
+    triton_max_in_flight: Annotated[
+        int, About("Triton", "Requests that may be with one Triton at the same time; more are refused.", 1, 2**31 - 1)
+    ] = 1024
 
     max_message_bytes: Annotated[
         int, About("Limits", "Largest request body or message, and largest encoded image.", 1, 2**31 - 1)
@@ -145,10 +180,21 @@ class ServerSettings:
         taken = [port for port in ports.values() if port]
         if len(set(taken)) != len(taken):
             raise ConfigurationError(f"the ports must differ: {', '.join(f'{k} is {v}' for k, v in ports.items())}")
+        self._check_engine()
         if self.load_model and self.model_control_mode != "explicit":
             raise ConfigurationError("load_model needs model_control_mode explicit: the others load every model")
         if "*" in self.load_model and len(self.load_model) > 1:
             raise ConfigurationError("load_model '*' is every model: name no other beside it")
+
+    def _check_engine(self) -> None:
+        if self.engine == "triton" and not self.triton_url:
+            raise ConfigurationError("engine is triton, but triton_url does not say where it is")
+        if self.engine != "triton" and self.triton_url:
+            raise ConfigurationError(f"triton_url is given, but engine is {self.engine}: set engine to triton")
+        if self.engine == "triton" and self.model_control_mode != "none":
+            raise ConfigurationError(f"model_control_mode is {self.model_control_mode}, but engine is triton")
+        if bool(self.triton_cert) != bool(self.triton_key):
+            raise ConfigurationError("triton_cert and triton_key belong together, but only one is given")
 
     @property
     def startup_models(self) -> tuple[str, ...] | None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 import urllib3
-from served import Served
+from served import Served, running
 
 PAGE = Path(__file__).parent.parent / "docs" / "metrics.md"
 ELSEWHERE = {"model", "version", "le"}
@@ -34,12 +36,19 @@ def scraped(served: Served) -> Metrics:
     return metrics
 
 
-def test_the_page_lists_what_is_scraped(server: Served) -> None:
-    assert documented() == scraped(server)
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """One to a Triton that is not there: what it counts of it is there."""
+    with running(tmp_path_factory.mktemp("gateway"), "--engine", "triton", "--triton-url", "127.0.0.1:1") as served:
+        yield served
 
 
-def test_what_alerts_look_at_exists(server: Served) -> None:
-    names = "|".join(scraped(server))
+def test_the_page_lists_what_is_scraped(server: Served, gateway: Served) -> None:
+    assert documented() == scraped(gateway) | scraped(server)
+
+
+def test_what_alerts_look_at_exists(server: Served, gateway: Served) -> None:
+    names = "|".join(scraped(gateway) | scraped(server))
     for word in re.findall(r"\b(?:nv|stn|process)_\w+", PAGE.read_text()):
         known = re.fullmatch(rf"(?:{names})(?:_bucket|_sum|_count)?", word)
         assert known or word.startswith(

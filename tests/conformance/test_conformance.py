@@ -31,7 +31,8 @@ def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     repository = tmp_path_factory.mktemp("triton") / "repository"
     publish_models(repository, "python")
     try:
-        with running_triton(repository, list(MODELS)) as target:
+        with running_triton(repository, MODELS) as server:
+            target = Target("triton", server.grpc, server.http, server.metrics)
             yield target
             target.close()
     except NotAvailable as reason:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sysconfig
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 import tritonclient.grpc
+from python_backend import wrap
 from real_triton import NotAvailable, running_triton
 from small_networks import NETWORKS, exported, noise
 from targets import Refused
@@ -27,37 +27,6 @@ from stn_serve.repository_check import check_repository
 COMMITTED = Path(__file__).parents[2] / "model_repository"
 NO_BACKEND = "unable to find backend library for backend 'onnxruntime'"
 MAX_BATCH = 8
-
-SHIM = '''
-import json
-import os
-import sys
-
-import triton_python_backend_utils as backend
-
-sys.path.append({packages!r})
-import onnxruntime
-
-
-class TritonPythonModel:
-    """The model's ONNX file, in ONNX Runtime."""
-
-    def initialize(self, args):
-        folder = os.path.join(args["model_repository"], args["model_version"])
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        self.session = onnxruntime.InferenceSession(
-            os.path.join(folder, "model.onnx"), options, providers=["CPUExecutionProvider"]
-        )
-        self.names = [output["name"] for output in json.loads(args["model_config"])["output"]]
-
-    def execute(self, requests):
-        return [self.answer(backend.get_input_tensor_by_name(request, "image").as_numpy()) for request in requests]
-
-    def answer(self, images):
-        outputs = self.session.run(self.names, {{"image": images}})
-        return backend.InferenceResponse([backend.Tensor(*pair) for pair in zip(self.names, outputs)])
-'''
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +86,7 @@ def test_triton_computes_what_we_do(repository: Path, tmp_path: Path) -> None:
     shims = tmp_path / "repository"
     chosen = [directory for directory in model_directories(repository) if not directory.name.endswith(("cuda", "rt"))]
     for directory in chosen:
-        _wrap(directory, shims)
+        wrap(directory, shims)
     with _triton(shims, [directory.name for directory in chosen]) as server:
         client = tritonclient.grpc.InferenceServerClient(server.grpc)
         for directory in chosen:
@@ -145,9 +114,10 @@ def _triton(repository: Path, models: list[str]) -> Iterator[Server]:
     """A real Triton; where there is none the test is skipped."""
     with ExitStack() as stack:
         try:
-            server = stack.enter_context(running_triton(repository, models))
+            triton = stack.enter_context(running_triton(repository, models))
         except NotAvailable as reason:
             pytest.skip(f"no real Triton here: {reason}")
+        server = Server("triton", triton.grpc, triton.http, triton.metrics)
         yield server
         server.close()
 
@@ -178,12 +148,3 @@ def _without(text: str, field: str) -> str:
         if starts and depth == 0:
             skipping = False
     return "\n".join(lines)
-
-
-def _wrap(directory: Path, shims: Path) -> None:
-    """The same model for Triton's Python backend."""
-    copied = shims / directory.name
-    shutil.copytree(directory, copied)
-    config = copied / "config.pbtxt"
-    config.write_text(config.read_text().replace('backend: "onnxruntime"', 'backend: "python"'))
-    (copied / "1" / "model.py").write_text(SHIM.format(packages=sysconfig.get_path("purelib")))
