@@ -59,6 +59,20 @@ class Catalogue(ABC):
             NotFound: there is no such model.
         """
 
+    async def finish(self, grace_s: float) -> None:
+        """Refuse what comes and wait, at most for `grace_s`, until all that came before is answered."""
+        leaving = []
+        for served in self:
+            served.users.refuse()
+            leaving.append(asyncio.ensure_future(served.users.leave()))
+        if leaving:
+            await asyncio.wait(leaving, timeout=grace_s)
+
+    @property
+    def computing(self) -> bool:
+        """Whether a batch runs in this process, even if nobody waits for it any more."""
+        return False
+
     @abstractmethod
     async def close(self, grace_s: float | None = None) -> None:
         """Finish what is queued, at most for `grace_s`."""

@@ -95,6 +95,11 @@ class ComputePool:
             self._dispatching = True
             asyncio.get_running_loop().call_soon(self._dispatch)
 
+    @property
+    def busy(self) -> bool:
+        """Whether any job computes."""
+        return self._busy > 0
+
     def close(self) -> None:
         """End the threads; one that hangs ends with the process."""
         for _ in range(self._threads):

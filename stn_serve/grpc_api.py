@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial, wraps
@@ -31,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 PROTOCOL = "grpc"
 
+MAX_STREAMS = 1024
+"""Calls at the same time over one connection; more of them wait with their caller."""
 MAX_DETAILS = 4096
 """Characters of a status message: gRPC sends it as a header, and clients refuse headers of more than 8 KB."""
 
@@ -68,10 +69,16 @@ def create_server(
             ("grpc.keepalive_timeout_ms", 20_000),
             # Workers of one server share a port, but two servers must not by accident.
             ("grpc.so_reuseport", int(shared_port)),
+            ("grpc.max_concurrent_streams", MAX_STREAMS),
+            # Callers that have vanished without a word are found out; those that ask after us are not hung up on.
+            ("grpc.keepalive_time_ms", 60_000),
+            ("grpc.keepalive_timeout_ms", 20_000),
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
         ],
     )
     add_GRPCInferenceServiceServicer_to_server(InferenceService(inference, control), server)
-    add_ImagePredictionServicer_to_server(ImagePredictionService(images, inference.stopping), server)  # type: ignore[no-untyped-call]
+    add_ImagePredictionServicer_to_server(ImagePredictionService(images, inference), server)  # type: ignore[no-untyped-call]
     add_HealthServicer_to_server(HealthService(inference, SERVICES), server)
     reflection.enable_server_reflection([*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name], server)
     return server
@@ -132,7 +139,7 @@ class InferenceService(GRPCInferenceServiceServicer):  # type: ignore[misc]  # t
 
     @_answering
     async def ModelStatistics(self, request: Message, _: Context) -> Message:
-        return self._inference.model_statistics(request.name, request.version)
+        return await self._inference.statistics(request.name, request.version)
 
     @_answering
     async def RepositoryIndex(self, request: Message, _: Context) -> Message:
@@ -203,7 +210,10 @@ class InferenceService(GRPCInferenceServiceServicer):  # type: ignore[misc]  # t
         return service_pb2.LogSettingsResponse(settings=values)
 
     async def _infer(self, request: Message) -> Message:
-        with self._inference.request(request.model_name, request.model_version, request.id) as counted:
+        with (
+            self._inference.pending.spend(request.ByteSize()),
+            self._inference.request(request.model_name, request.model_version, request.id) as counted,
+        ):
             asked = grpc_tensors.parse(request, self._control.shared_memory)
             return grpc_tensors.serialize(await self._inference.infer(counted, asked))
 
@@ -224,15 +234,17 @@ class InferenceService(GRPCInferenceServiceServicer):  # type: ignore[misc]  # t
 class ImagePredictionService(ImagePredictionServicer):
     """`stn.v1.ImagePrediction`."""
 
-    def __init__(self, images: ImagePrediction, stopping: asyncio.Event) -> None:
+    def __init__(self, images: ImagePrediction, inference: Inference) -> None:
         self._images = images
-        self._stopping = stopping
+        self._pending = inference.pending
+        self._stopping = inference.stopping
 
     @_answering
     async def Predict(
         self, request: image_prediction_pb2.PredictRequest, _: Context
     ) -> image_prediction_pb2.PredictResponse:
-        return await self._images.predict(request)
+        with self._pending.spend(request.ByteSize()):
+            return await self._images.predict(request)
 
     async def PredictStream(
         self, requests: AsyncIterator[image_prediction_pb2.PredictRequest], context: Context

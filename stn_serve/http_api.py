@@ -103,10 +103,18 @@ class HttpApi:
         calls.note(names.get("model", ""), names.get("version", ""))
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         self._access.check(route.group, headers.get("authorization", ""))
+        # A body of unknown length may become the largest.
+        length = self._max_message_bytes if "transfer-encoding" in headers else int(headers.get("content-length", "0"))
+        with self._inference.pending.spend(min(length, self._max_message_bytes)):
+            return await self._answer(route, names, headers, scope["query_string"], receive)
+
+    async def _answer(
+        self, route: Route, names: Mapping[str, str], headers: Mapping[str, str], query: bytes, receive: Receive
+    ) -> Response:
         body = await read_body(receive, headers, self._max_message_bytes)
         if headers.get("content-encoding", "identity") != "identity":
             body = await decompress(body, headers["content-encoding"], self._max_message_bytes)
-        request = Request(names, headers, scope["query_string"], body)
+        request = Request(names, headers, query, body)
         with cancelled_on_disconnect(receive):
             response = await route.handler(request)
             accepted = preferred_encoding(headers["accept-encoding"]) if "accept-encoding" in headers else None
@@ -145,7 +153,7 @@ class HttpApi:
         return _message(self._inference.model_config(request.model, request.version).config)
 
     async def _statistics(self, request: Request) -> Response:
-        return _message(self._inference.model_statistics(request.model, request.version))
+        return _message(await self._inference.statistics(request.model, request.version))
 
     async def _openapi(self, _: Request) -> Response:
         return json_response(openapi.document())

@@ -22,6 +22,8 @@ class Protocol(HttpToolsProtocol):
     HEAD_TIMEOUT_S: ClassVar[float] = 30.0
     """From a connection's start, or the first byte of a request, to the end of its headers."""
     MAX_HEAD_BYTES: ClassVar[int] = 64 * 1024
+    MAX_WAITING: ClassVar[int] = 64
+    """Requests that a caller may send before it has the answers to those before them: each costs 2 KB."""
     READ_TIMEOUT_S: ClassVar[float] = 30.0
     """How long a caller may read nothing of an answer that waits for it in this process's memory."""
 
@@ -51,6 +53,8 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """The first byte of a request has come."""
+        if len(self.pipeline) >= self.MAX_WAITING:
+            raise ValueError("too many requests wait for their answers")  # a parser's error: uvicorn hangs up
         super().on_message_begin()
         if not self._head_timer:
             self._await_head()
@@ -102,7 +106,6 @@ class HttpServer(uvicorn.Server):
         self,
         app: Callable[..., Awaitable[None]],
         listener: socket.socket,
-        grace_s: float,
         context: ssl.SSLContext | None = None,
     ) -> None:
         config = uvicorn.Config(
@@ -114,7 +117,6 @@ class HttpServer(uvicorn.Server):
             access_log=False,
             server_header=False,
             timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=round(grace_s),
             ssl_context_factory=(lambda *_: context) if context else None,
         )
         super().__init__(config)
@@ -132,8 +134,10 @@ class HttpServer(uvicorn.Server):
         while not self.started and not self._serving.done():
             await asyncio.sleep(0.001)
 
-    async def stop(self) -> None:
-        """Accept no more, finish what is in flight."""
+    async def stop(self, grace_s: float) -> None:
+        """Accept no more, and finish what is in flight."""
+        # The annotation of uvicorn's asks for whole seconds, its code does not.
+        self.config.timeout_graceful_shutdown = grace_s  # type: ignore[assignment]
         self.should_exit = True
         if self._serving:
             await self._serving

@@ -6,7 +6,8 @@ Control answers are the protocol's own messages, which gRPC sends as they are an
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version as package_version
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
 from stn_serve import calls
+from stn_serve.budget import Budget
 from stn_serve.catalogue import Catalogue
 from stn_serve.errors import InvalidRequest, NotFound, Unavailable
 from stn_serve.outputs import OutputTensor, deliver
@@ -55,10 +57,14 @@ class InferResponse:
 class Inference:
     """The data plane over a registry of models."""
 
-    def __init__(self, registry: Catalogue) -> None:
+    def __init__(self, registry: Catalogue, max_pending_bytes: int = sys.maxsize) -> None:
         self.registry = registry
+        self.pending = Budget(max_pending_bytes, "bytes of requests")
+        """What the transports hold in memory until it is answered."""
         self.stopping = asyncio.Event()
         """Set when the server no longer takes requests."""
+        self.total_statistics: Callable[[], Awaitable[service_pb2.ModelStatisticsResponse]] | None = None
+        """What all processes of the server have counted; None where there is but this one."""
         self._wanted = True
 
     def server_ready(self) -> bool:
@@ -105,8 +111,22 @@ class Inference:
         """The configuration with its defaults filled in."""
         return service_pb2.ModelConfigResponse(config=self.registry.find(name, version).model.config)
 
+    async def statistics(self, name: str, version: str) -> service_pb2.ModelStatisticsResponse:
+        """As `model_statistics`, of all processes of the server together.
+
+        Raises:
+            InvalidRequest: no such model or version.
+        """
+        own = self.model_statistics(name, version)
+        if self.total_statistics is None:
+            return own
+        wanted = {(entry.name, entry.version) for entry in own.model_stats}
+        total = await self.total_statistics()
+        entries = [entry for entry in total.model_stats if (entry.name, entry.version) in wanted]
+        return service_pb2.ModelStatisticsResponse(model_stats=entries)
+
     def model_statistics(self, name: str, version: str) -> service_pb2.ModelStatisticsResponse:
-        """Of one version, of all versions of a model, or with no name of every model."""
+        """Of one version, of all versions of a model, or with no name of every model; in this process."""
         return service_pb2.ModelStatisticsResponse(
             model_stats=[_model_statistics(served) for served in self._counted(name, version)]
         )

@@ -33,10 +33,10 @@ def available_cpus(root: Path = ROOT) -> int:
     return max(1, math.ceil(granted) // _Share.processes)
 
 
-def memory_limit_bytes(root: Path = ROOT) -> int:
-    """Memory for this server: the machine's, or what its control group grants."""
+def available_memory_bytes(root: Path = ROOT) -> int:
+    """Memory for this process: the machine's, or what its control group grants, divided by workers."""
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return min((machine, *_memory_limits(root)))
+    return min((machine, *_memory_limits(root))) // _Share.processes
 
 
 def raise_open_files() -> int:

@@ -1,7 +1,7 @@
 """glibc's allocator, told that a server allocates the same sizes again and again.
 
 By default each buffer of a few hundred kilobytes is mapped from the kernel and given back, and touching its fresh pages
-costs more than everything that is done with it.
+costs more than everything that is done with it: see `benchmarks/results/malloc.md`.
 """
 
 from __future__ import annotations

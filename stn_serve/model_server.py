@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import time
 from typing import Self
@@ -21,6 +22,7 @@ from stn_serve.http_api import HttpApi
 from stn_serve.http_server import HttpServer
 from stn_serve.images import ImageLimits
 from stn_serve.inference import Inference
+from stn_serve.limits import available_memory_bytes
 from stn_serve.listening import host_port
 from stn_serve.log_settings import LogSettings
 from stn_serve.metrics import Metrics
@@ -34,7 +36,12 @@ from stn_serve.vision import ImagePrediction
 logger = logging.getLogger(__name__)
 
 ABANDON_AFTER_S = 1.0
-"""How long batches may still run whose callers have been answered or have gone."""
+"""How long answers may still be on their way, and batches run that nobody waits for, after the grace time."""
+PENDING_SHARE = 4
+"""What part of the memory requests in work may take: tensors and images are larger once they are decoded."""
+LINGER_S = 0.25
+"""How long callers are refused before the ports are closed: a gRPC server that shuts down cancels calls that have just
+reached it, which tells their callers less than UNAVAILABLE does."""
 
 
 class ModelServer:
@@ -42,7 +49,7 @@ class ModelServer:
 
     def __init__(self, settings: ServerSettings, registry: Catalogue, guard: Guard) -> None:
         self.registry = registry
-        self.inference = Inference(registry)
+        self.inference = Inference(registry, settings.max_pending_bytes or available_memory_bytes() // PENDING_SHARE)
         self.control = Control(
             registry, SharedMemory(settings.allow_shared_memory), LogSettings(), settings.allow_log_settings
         )
@@ -86,7 +93,7 @@ class ModelServer:
         surface = (self.inference, self.control, self._images, settings.max_message_bytes, access)
         self._grpc = create_server(*surface, shared_port=shared)
         port = _add_port(self._grpc, host_port(settings.host, grpc_port), self._guard)
-        self._http = HttpServer(HttpApi(*surface), http_socket, settings.grace_s, self._guard.ssl_context)
+        self._http = HttpServer(HttpApi(*surface), http_socket, self._guard.ssl_context)
         await asyncio.gather(self._grpc.start(), self._http.start())
         return port
 
@@ -99,7 +106,11 @@ class ModelServer:
         await asyncio.gather(*following)
 
     async def close(self) -> None:
-        """Be not ready, accept no more, and finish what is in flight, in the grace time."""
+        """Be not ready, accept no more, and finish what is in flight, in the grace time.
+
+        Ends the process if a model still computes then: no thread can be made to stop, and to free a session under it
+        would crash.
+        """
         settings = self._settings
         self.inference.withdraw()
         if settings.drain_s:
@@ -108,12 +119,20 @@ class ModelServer:
         logger.info("stopping: finishing the requests in flight, for at most %g s", settings.grace_s)
         end = time.monotonic() + settings.grace_s
         self.inference.stop()
+        await self.registry.finish(settings.grace_s)
+        # Whoever waits for a model that hangs is told now.
+        await self.registry.close(ABANDON_AFTER_S)
+        await asyncio.sleep(LINGER_S)
         if self._grpc and self._http:
-            await asyncio.gather(self._grpc.stop(settings.grace_s), self._http.stop())
-        await self.registry.close(max(end - time.monotonic(), ABANDON_AFTER_S))
+            left_s = max(end - time.monotonic(), ABANDON_AFTER_S)
+            await asyncio.gather(self._grpc.stop(left_s), self._http.stop(left_s))
         self._images.close()
         if self._tracing:
             await asyncio.to_thread(self._tracing.stop)
+        if self.registry.computing:
+            logger.error("a model still computes: the process ends without it")
+            logging.shutdown()
+            os._exit(0)
 
 
 def _add_port(server: grpc.aio.Server, address: str, guard: Guard) -> int:

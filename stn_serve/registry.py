@@ -94,6 +94,11 @@ class ModelRegistry(Catalogue):
         return any(self) or not any(entry.failed for entry in self.index)
 
     @property
+    def computing(self) -> bool:
+        """Whether a batch runs, even if nobody waits for it any more."""
+        return self._shared.pool.busy
+
+    @property
     def busy(self) -> bool:
         """Whether a load goes on, or a version that is served no more still has requests to finish."""
         return bool(self._background)
@@ -159,6 +164,11 @@ class ModelRegistry(Catalogue):
         async with self._locks[name]:
             self._replace(name, NOTHING)
             del self._models[name], self._served[name]
+
+    async def finish(self, grace_s: float) -> None:
+        """As every catalogue, and wait for the requests of versions that are served no more."""
+        finishing = asyncio.ensure_future(super().finish(grace_s))
+        await asyncio.wait([finishing, *self._background], timeout=grace_s)
 
     async def close(self, grace_s: float | None = None) -> None:
         """Finish what is queued, and what is left of models that are served no more; at most for `grace_s`."""

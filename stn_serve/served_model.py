@@ -16,7 +16,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 from stn_serve import calls
 from stn_serve.batcher import Batcher
 from stn_serve.compute import ComputePool
-from stn_serve.errors import FailureReason, ServingError
+from stn_serve.errors import FailureReason, ServingError, Unavailable
 from stn_serve.model import Model
 from stn_serve.model_files import Files
 from stn_serve.prediction_statistics import PredictionStatistics
@@ -61,10 +61,21 @@ class Users:
         self._count = 0
         self._none = asyncio.Event()
         self._none.set()
+        self._refusing = False
+
+    def refuse(self) -> None:
+        """Let no more in: the server stops."""
+        self._refusing = True
 
     @contextmanager
     def one_more(self) -> Iterator[None]:
-        """Count one for the time of a `with`."""
+        """Count one for the time of a `with`.
+
+        Raises:
+            Unavailable: no more are let in.
+        """
+        if self._refusing:
+            raise Unavailable("Server is stopping")
         self._count += 1
         self._none.clear()
         try:

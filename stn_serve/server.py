@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import uvloop
 
 from stn_serve.guard import Guard
 from stn_serve.http_server import HttpServer
 from stn_serve.limits import raise_open_files
-from stn_serve.listening import Addresses, address, bind, host_port
+from stn_serve.listening import Addresses, address, bind, host_port, reserve
 from stn_serve.loading import IndexEntry
 from stn_serve.malloc import keep_freed_memory
 from stn_serve.metrics_api import MetricsApi
 from stn_serve.model_server import ModelServer
 from stn_serve.settings import ServerSettings
+from stn_serve.supervisor import Supervisor
 
-logger = logging.getLogger(__name__)
+Result = TypeVar("Result")
+
+LAST_SCRAPE_S = 1.0
+"""What Prometheus gets to take its answer."""
 
 Row = tuple[str, str, bool, str]
 """Of the table of models: name, version, whether it is served, why not."""
@@ -38,7 +42,7 @@ def run(settings: ServerSettings, announce: Announce) -> None:
         ConfigurationError: a port is taken, or no model can be served.
     """
     prepare_process()
-    uvloop.run(_serve(settings, announce))
+    uvloop.run(_serve(settings, announce) if settings.workers == 1 else _supervise(settings, announce))
 
 
 def prepare_process() -> None:
@@ -57,9 +61,7 @@ async def _serve(settings: ServerSettings, announce: Announce) -> None:
         with bind(settings.host, settings.grpc_port):
             server = await ModelServer.load(settings, guard)
         grpc_port = await server.open(http_socket, settings.grpc_port)
-        metrics = HttpServer(
-            MetricsApi(server.metrics.snapshot, guard.access), metrics_socket, settings.grace_s, guard.ssl_context
-        )
+        metrics = HttpServer(MetricsApi(server.metrics.snapshot, guard.access), metrics_socket, guard.ssl_context)
         await metrics.start()
         addresses = Addresses(host_port(settings.host, grpc_port), address(http_socket), address(metrics_socket))
         stopped = stop_signal()
@@ -69,7 +71,45 @@ async def _serve(settings: ServerSettings, announce: Announce) -> None:
         async with in_background(server.watch()):
             await stopped
         await server.close()
-        await metrics.stop()
+        await metrics.stop(LAST_SCRAPE_S)
+
+
+async def _supervise(settings: ServerSettings, announce: Announce) -> None:
+    guard = Guard.of(settings)
+    with (
+        reserve(settings.host, settings.http_port) as http_socket,
+        reserve(settings.host, settings.grpc_port) as grpc_socket,
+        bind(settings.host, settings.metrics_port) as metrics_socket,
+    ):
+        ports = {"http_port": http_socket.getsockname()[1], "grpc_port": grpc_socket.getsockname()[1]}
+        supervisor = Supervisor(replace(settings, **ports))
+        stopped = stop_signal(supervisor.kill)
+        try:
+            models = await _until(stopped, supervisor.start())
+            if models is None:
+                return
+            metrics = HttpServer(MetricsApi(supervisor.snapshot, guard.access), metrics_socket, guard.ssl_context)
+            await metrics.start()
+            addresses = Addresses(address(grpc_socket), address(http_socket), address(metrics_socket))
+            if settings.ready_file:
+                addresses.write(settings.ready_file)
+            announce(models, addresses)
+            async with in_background(guard.watch()):
+                await _until(stopped, supervisor.supervise())
+            await supervisor.stop()
+            await metrics.stop(LAST_SCRAPE_S)
+        finally:
+            supervisor.kill()
+
+
+async def _until(stopped: asyncio.Future[Any], work: Coroutine[Any, Any, Result]) -> Result | None:
+    """What `work` returns; None, with the work cancelled, if the signal comes first."""
+    task = asyncio.ensure_future(work)
+    await asyncio.wait((task, stopped), return_when=asyncio.FIRST_COMPLETED)
+    if task.done():
+        return task.result()
+    task.cancel()
+    return None
 
 
 def rows(index: Sequence[IndexEntry]) -> list[Row]:

@@ -59,22 +59,36 @@ def read_settings(values: dict[str, Any]) -> ServerSettings:
     return ServerSettings(**chosen | lists)
 
 
+def to_document(settings: ServerSettings) -> dict[str, Any]:
+    """What a file could hold, as JSON and TOML have it; without what is not set."""
+    values = {setting.name: getattr(settings, setting.name) for setting in SETTINGS}
+    return {name: _plain(value) for name, value in values.items() if value is not None}
+
+
+def from_document(document: dict[str, Any]) -> ServerSettings:
+    """The settings that `to_document` has taken apart."""
+    given = [setting for setting in SETTINGS if setting.name in document]
+    paths = {setting.name: Path(document[setting.name]) for setting in given if _kind(setting) is Path}
+    return read_settings({setting.name: setting.default for setting in SETTINGS} | document | paths)
+
+
 def show(settings: ServerSettings, context: typer.Context) -> str:
     """All settings as a TOML file that could be used again, each with where it comes from.
 
     No setting holds a secret: tokens and keys are in files and variables that settings only name.
     """
     topics = dict.fromkeys(setting.about.topic for setting in SETTINGS)
-    return "\n\n".join("\n".join(_topic(topic, settings, context)) for topic in topics)
+    document = to_document(settings)
+    return "\n\n".join("\n".join(_topic(topic, document, context)) for topic in topics)
 
 
-def _topic(topic: str, settings: ServerSettings, context: typer.Context) -> Iterator[str]:
+def _topic(topic: str, document: dict[str, Any], context: typer.Context) -> Iterator[str]:
     yield f"# {topic}"
-    for setting in SETTINGS:
-        if setting.about.topic == topic:
-            value = getattr(settings, setting.name)
-            line = f"{setting.name} = {_toml(value)}" if value is not None else f"# {setting.name} is not set"
-            yield f"{line}  # {_origin(setting.name, context)}"
+    for name in (setting.name for setting in SETTINGS if setting.about.topic == topic):
+        # JSON's strings, numbers and lists are TOML's.
+        value = json.dumps(document.get(name), ensure_ascii=False)
+        line = f"{name} = {value}" if name in document else f"# {name} is not set"
+        yield f"{line}  # {_origin(name, context)}"
 
 
 def _origin(name: str, context: typer.Context) -> str:
@@ -87,10 +101,8 @@ def _origin(name: str, context: typer.Context) -> str:
     return origins.get(source.name if source else "", "default")
 
 
-def _toml(value: object) -> str:
-    if isinstance(value, tuple):
-        return f"[{', '.join(map(_toml, value))}]"
-    return json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False)
+def _plain(value: object) -> object:
+    return str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
 
 
 def _parameter(setting: Setting) -> inspect.Parameter:

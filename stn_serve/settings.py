@@ -110,6 +110,14 @@ class ServerSettings:
     max_message_bytes: Annotated[
         int, About("Limits", "Largest request body or message, and largest encoded image.", 1, 2**31 - 1)
     ] = 64 * 2**20
+    max_pending_bytes: Annotated[
+        int | None,
+        About(
+            "Limits",
+            "Bytes of requests in work, beyond which others are refused; a quarter of the memory if unset.",
+            1,
+        ),
+    ] = None
     max_image_pixels: Annotated[
         int, About("Limits", "Largest width times height of an image that is decoded.", 1, 2**31 - 1)
     ] = 50_000_000
@@ -139,6 +147,9 @@ class ServerSettings:
         ),
     ] = ()
 
+    workers: Annotated[
+        int, About("Process", "Processes that share the ports and the CPUs; each loads every model.", 1, 256)
+    ] = 1
     grace_s: Annotated[
         float, About("Process", "Seconds that a stopping server waits for the requests in flight.", 0)
     ] = 30.0

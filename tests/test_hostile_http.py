@@ -172,7 +172,7 @@ async def converse(*parts: bytes) -> bytes:
     """What a server answers to the parts of a request, until it hangs up."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        server = HttpServer(app, listener, 1)
+        server = HttpServer(app, listener)
         await server.start()
         reader, writer = await asyncio.open_connection(*listener.getsockname())
         try:
@@ -184,7 +184,7 @@ async def converse(*parts: bytes) -> bytes:
             return b""
         finally:
             writer.close()
-            await server.stop()
+            await server.stop(1)
 
 
 @pytest.mark.usefixtures("hasty")
@@ -214,13 +214,13 @@ def test_an_answer_that_is_not_read_is_given_up(monkeypatch: pytest.MonkeyPatch)
     async def received() -> int:
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
-            server = HttpServer(generous, listener, 1)
+            server = HttpServer(generous, listener)
             await server.start()
             with socket.create_connection(listener.getsockname()) as deaf:
                 deaf.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
                 while server.server_state.connections or not server.server_state.total_requests:
                     await asyncio.sleep(0.01)
-                await server.stop()
+                await server.stop(1)
                 return await asyncio.to_thread(read_all, deaf)
 
     assert 0 < asyncio.run(asyncio.wait_for(received(), 20)) < length
@@ -233,6 +233,11 @@ def read_all(connection: socket.socket) -> int:
         while data := connection.recv(2**20):
             count += len(data)
     return count
+
+
+def test_a_caller_that_waits_for_no_answer_is_hung_up_on() -> None:
+    answers = asyncio.run(converse(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 1000))
+    assert answers.count(b"200 OK") <= Protocol.MAX_WAITING + 2
 
 
 def test_a_body_that_pauses_for_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

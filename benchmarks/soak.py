@@ -1,0 +1,240 @@
+"""A server left alone under load: does its memory grow, does it ever fail?
+
+    python -m benchmarks.soak                          # an hour at 70 % of what it can do
+    python -m benchmarks.soak --minutes 2 --workers 2
+
+Starts a real `stn serve` with the shipped models, finds out how many requests a second it answers at most, and then
+sends that share of them: images and tensors, over gRPC and HTTP, at random moments that do not wait for answers.
+Reports how fast the server's resident memory grows (a straight line through the samples after the warm-up), failures,
+latencies, and whether the server has counted what was sent, in benchmarks/results/soak.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import platform
+import random
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import httpx
+import numpy as np
+import typer
+
+from stn_serve import AsyncClient
+from stn_serve.errors import ServingError
+from stn_serve.image_sources import encode
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "soak.md"
+CALLERS = 16
+"""That ask without a pause, to find what the server can do."""
+SAMPLE_S = 1.0
+WARM_UP = 0.2
+"""Share of the time after which memory counts: buffers and arenas have found their sizes."""
+MOST_IN_FLIGHT = 2000
+"""More that wait at the same time are failures: the server does not keep up."""
+
+Ask = Callable[[], Awaitable[object]]
+
+
+@dataclass
+class Outcome:
+    """What came of the load."""
+
+    latencies_ms: list[float] = field(default_factory=list)
+    failures: Counter[str] = field(default_factory=Counter)
+    memory: list[tuple[float, float]] = field(default_factory=list)
+    """Seconds since the start, and megabytes."""
+
+
+@contextmanager
+def serving(workers: int) -> Iterator[tuple[subprocess.Popen[bytes], dict[str, str]]]:
+    """A server on free ports, and its addresses; it must end well."""
+    with tempfile.TemporaryDirectory() as folder:
+        ready = Path(folder) / "ready.json"
+        ports = [part for name in ("grpc", "http", "metrics") for part in (f"--{name}-port", "0")]
+        command = [sys.executable, "-m", "stn_serve", "serve", "--model-repository", str(ROOT / "model_repository")]
+        command += [*ports, "--ready-file", str(ready), "--workers", str(workers), "--log-level", "warning"]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        while not ready.exists():
+            if process.poll() is not None:
+                raise RuntimeError(f"the server ended with {process.returncode}")
+            time.sleep(0.05)
+        try:
+            yield process, json.loads(ready.read_text())
+        finally:
+            process.terminate()
+            code = process.wait()
+    if code:
+        raise RuntimeError(f"the server ended with {code}")
+
+
+def resident_mb(process: subprocess.Popen[bytes]) -> float:
+    """Of the process and its workers."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in [str(process.pid), *children])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def requests(clients: list[AsyncClient]) -> Iterator[Ask]:
+    """Images and tensors in turn, over each connection in turn."""
+    digits = np.random.default_rng(0).integers(0, 256, (16, 42, 42, 1), np.uint8)
+    images = [encode(digit[:, :, 0]) for digit in digits]
+    for number, client in enumerate(itertools.cycle(clients)):
+        chosen = number // len(clients) % len(images)
+        if number % 2:
+            yield lambda client=client, image=images[chosen]: client.predict(image, model="digits")  # type: ignore[misc]
+        else:
+            rows = {"image": digits[chosen : chosen + 1]}
+            yield lambda client=client, rows=rows: client.infer("digits", rows)  # type: ignore[misc]
+
+
+async def ask(request: Ask, outcome: Outcome) -> None:
+    """One request, measured."""
+    began = time.perf_counter()
+    try:
+        await request()
+    except ServingError as error:
+        outcome.failures[f"{type(error).__name__}: {error}"[:120]] += 1
+    else:
+        outcome.latencies_ms.append((time.perf_counter() - began) * 1000)
+
+
+async def find_capacity(source: Iterator[Ask], seconds: float) -> float:
+    """Requests a second that are answered when `CALLERS` ask without a pause."""
+    outcome = Outcome()
+
+    async def ask_until(end: float) -> None:
+        while time.monotonic() < end:
+            await ask(next(source), outcome)
+
+    began = time.monotonic()
+    await asyncio.gather(*(ask_until(began + seconds) for _ in range(CALLERS)))
+    return len(outcome.latencies_ms) / (time.monotonic() - began)
+
+
+async def load(process: subprocess.Popen[bytes], source: Iterator[Ask], rate: float, seconds: float) -> Outcome:
+    """Requests at random moments, `rate` a second on average, whatever becomes of those before them."""
+    outcome, chance = Outcome(), random.Random(0)  # noqa: S311 - no secret
+    in_flight: set[asyncio.Task[None]] = set()
+    began = time.monotonic()
+    due, sampled = began, began
+    while (now := time.monotonic()) < began + seconds:
+        if now >= sampled:
+            outcome.memory.append((now - began, resident_mb(process)))
+            sampled += SAMPLE_S
+        if len(in_flight) > MOST_IN_FLIGHT:
+            outcome.failures["not sent: too many wait"] += 1
+        else:
+            task = asyncio.create_task(ask(next(source), outcome))
+            in_flight.add(task)
+            task.add_done_callback(in_flight.discard)
+        due += chance.expovariate(rate)
+        await asyncio.sleep(max(0.0, due - time.monotonic()))
+    await asyncio.gather(*in_flight)
+    return outcome
+
+
+def slope_mb_per_hour(memory: list[tuple[float, float]]) -> tuple[float, float]:
+    """Of a straight line through the samples after the warm-up, and its standard error.
+
+    Neighbouring samples resemble each other, so the error is a lower bound.
+    """
+    settled = [sample for sample in memory if sample[0] >= WARM_UP * memory[-1][0]]
+    hours, megabytes = np.array(settled).T
+    hours = hours / 3600
+    slope, intercept = statistics.linear_regression(hours, megabytes)
+    residuals = megabytes - (slope * hours + intercept)
+    error = np.sqrt(np.sum(residuals**2) / (len(hours) - 2) / np.sum((hours - hours.mean()) ** 2))
+    return slope, float(error)
+
+
+def answered(metrics: str) -> int:
+    """What the server has counted as answered."""
+    text = httpx.get(f"http://{metrics}/metrics").text
+    return sum(int(count) for count in re.findall(r"^nv_inference_request_success{.*} (\d+)$", text, re.MULTILINE))
+
+
+def report(outcome: Outcome, counted: int, capacity: float, command: str, workers: int) -> str:
+    """The results as Markdown."""
+    slope, error = slope_mb_per_hour(outcome.memory)
+    settled = [mb for second, mb in outcome.memory if second >= WARM_UP * outcome.memory[-1][0]]
+    percentiles = np.percentile(outcome.latencies_ms, (50, 90, 99, 99.9)).tolist()
+    failed = "".join(f"\n- {count} times: {text}" for text, count in outcome.failures.most_common())
+    cpus = len(os.sched_getaffinity(0))
+    return f"""# A server left alone under load
+
+`{command}`, {datetime.now(UTC).date()}, {cpus} CPU(s) of {platform.machine()} for server ({workers} process(es)) and
+callers together. Images and tensors for the shipped model, over gRPC and HTTP.
+
+| | |
+|---|---:|
+| capacity, {CALLERS} callers without a pause | {capacity:.0f} requests/s |
+| sent | {len(outcome.latencies_ms) + sum(outcome.failures.values())} |
+| answered | {len(outcome.latencies_ms)} |
+| counted by the server | {counted} |
+| failed | {sum(outcome.failures.values())} |
+| duration | {outcome.memory[-1][0] / 60:.1f} minutes |
+| resident memory after the warm-up | {min(settled):.1f} to {max(settled):.1f} MB |
+| its slope after the warm-up | {slope:+.2f} MB/h (standard error {error:.2f}) |
+| latency, median | {percentiles[0]:.1f} ms |
+| latency, 90 %, 99 %, 99.9 % | {percentiles[1]:.1f}, {percentiles[2]:.1f}, {percentiles[3]:.1f} ms |
+{failed}
+"""
+
+
+async def soak(minutes: float, share: float, workers: int, capacity_s: float) -> str:
+    """The whole of it; returns the report."""
+    with serving(workers) as (process, addresses):
+        # One connection belongs to one worker: each gets some.
+        places = (addresses["grpc"], f"http://{addresses['http']}") * 2
+        clients = [AsyncClient(place, retries=0, timeout_s=30) for place in places]
+        source = requests(clients)
+        capacity = await find_capacity(source, capacity_s)
+        before = answered(addresses["metrics"])
+        print(f"capacity {capacity:.0f} requests/s; now {share * capacity:.0f} requests/s for {minutes:g} minutes")
+        outcome = await load(process, source, share * capacity, minutes * 60)
+        counted = answered(addresses["metrics"]) - before
+        for client in clients:
+            await client.close()
+    command = f"python -m benchmarks.soak --minutes {minutes:g} --load {share:g} --workers {workers}"
+    return report(outcome, counted, capacity, command, workers)
+
+
+def main(
+    minutes: Annotated[float, typer.Option(min=0.5, help="How long the load lasts.")] = 60,
+    load: Annotated[float, typer.Option(min=0.01, max=1, help="Share of the capacity that is sent.")] = 0.7,
+    workers: Annotated[int, typer.Option(min=1, help="Processes of the server.")] = 1,
+    capacity_s: Annotated[float, typer.Option(min=1, help="Seconds to find the capacity in.")] = 20,
+    output: Annotated[Path, typer.Option(help="Where the report goes.")] = RESULTS,
+) -> None:
+    """Load a server for a long time, and see whether its memory grows and whether it fails.
+
+    For example:
+
+        python -m benchmarks.soak
+
+        python -m benchmarks.soak --minutes 2 --output /dev/stdout
+    """
+    text = asyncio.run(soak(minutes, load, workers, capacity_s))
+    output.write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    typer.run(main)
