@@ -21,8 +21,8 @@ from stn_serve import Client
 
 SERVING = ROOT / "deploy" / "Dockerfile"
 TRAINING = ROOT / "deploy" / "Dockerfile.train"
-LIMIT_MB = 290
-"""Of the packages in the CPU image, unpacked; README and docs state what they are."""
+LIMIT_MB = 300
+"""Of the packages in the CPU image, unpacked; docs/deployment.md states what they are."""
 READY_S = 60
 
 
