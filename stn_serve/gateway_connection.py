@@ -20,6 +20,8 @@ CHANNEL_OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # It may come back under the same name at another address.
+    ("grpc.dns_min_time_between_resolutions_ms", 1000),
 )
 
 

@@ -83,6 +83,11 @@ class Replica:
         return not self.problem
 
     @property
+    def problem_kind(self) -> str:
+        """The problem without what gRPC adds from one attempt to the next."""
+        return self.problem.partition(";")[0]
+
+    @property
     def in_flight(self) -> int:
         """Requests that are with it."""
         return len(self._calls)
@@ -126,7 +131,7 @@ class Replica:
 
     async def look(self) -> bool:
         """Ask what it serves; returns whether that, or whether it answers, has changed."""
-        before = (self.problem, self.models, self.unavailable)
+        before = (self.problem_kind, self.models, self.unavailable)
         self._wake.clear()
         try:
             await self._ask()
@@ -137,7 +142,7 @@ class Replica:
             self._silent_looks = 0
         self.doubted = False
         self._answered_before = self.answered
-        return before != (self.problem, self.models, self.unavailable)
+        return before != (self.problem_kind, self.models, self.unavailable)
 
     async def close(self) -> None:
         """Hang up."""

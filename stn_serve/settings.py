@@ -200,8 +200,9 @@ class ServerSettings:
     def _check_engine(self) -> None:
         if self.engine == "triton" and not self.triton_url:
             raise ConfigurationError("engine is triton, but triton_url does not say where it is")
-        if self.engine != "triton" and self.triton_url:
-            raise ConfigurationError(f"triton_url is given, but engine is {self.engine}: set engine to triton")
+        for name in ("triton_url", "triton_ca", "triton_cert", "triton_key", "triton_header"):
+            if self.engine != "triton" and getattr(self, name):
+                raise ConfigurationError(f"{name} is given, but engine is {self.engine}: set engine to triton")
         if self.engine == "triton" and self.model_control_mode != "none":
             raise ConfigurationError(f"model_control_mode is {self.model_control_mode}, but engine is triton")
         if bool(self.triton_cert) != bool(self.triton_key):

@@ -52,3 +52,32 @@ def wrap(directory: Path, shims: Path, config: str = "") -> Path:
     for file in copied.glob("*/model.onnx"):
         file.with_name("model.py").write_text(SHIM.format(packages=sysconfig.get_path("purelib")))
     return copied
+
+
+ECHO = """
+import triton_python_backend_utils as backend
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        return [self.answer(backend.get_input_tensor_by_name(request, "x").as_numpy()) for request in requests]
+
+    def answer(self, array):
+        return backend.InferenceResponse([backend.Tensor("y", array)])
+"""
+
+ECHO_CONFIG = """
+backend: "python"
+max_batch_size: 4
+input [{ name: "x" data_type: TYPE_FP32 dims: [1] }]
+output [{ name: "y" data_type: TYPE_FP32 dims: [1] }]
+instance_group [{ kind: KIND_CPU count: 1 }]
+"""
+
+
+def publish_echo(repository: Path, name: str, config: str = ECHO_CONFIG, version: int = 1) -> None:
+    """A model for Triton alone whose output `y` is its input `x`."""
+    directory = repository / name / str(version)
+    directory.mkdir(parents=True)
+    directory.with_name("config.pbtxt").write_text(config)
+    (directory / "model.py").write_text(ECHO)
