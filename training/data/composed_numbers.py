@@ -26,6 +26,8 @@ from training.stn.matrix import Affine
 from training.stn.projective import Projective
 from training.stn.sampler import Sampler
 
+LABELS = (*"0123456789", "")
+"""The digits, and nothing: the class of every position after the last digit."""
 POSITIONS = 5
 NULL = 10
 """The class of a position after the last digit."""

@@ -11,11 +11,10 @@ import torch
 from pydantic import ConfigDict, with_config
 from torch import Tensor
 
-from training.data.composed_numbers import Crop, NumberComposer
+from training.data.composed_numbers import LABELS, Crop, NumberComposer
 from training.data.mnist import Source, load_digits
+from training.data.svhn import StreetNumbers
 
-LABELS = (*"0123456789", "")
-"""The digits, and nothing: the class of every position after the last digit."""
 TEST_SEED = 20110801
 COMPOSED_VERSION = "composed house numbers 1"
 """Part of the data's hash; to be raised when the composer paints differently."""
@@ -27,8 +26,8 @@ class HouseNumbersData:
     """Which house numbers."""
 
     family: Literal["house_numbers"]
-    source: Literal["composed"] = "composed"
-    """`composed` makes images from fonts and handwriting."""
+    source: Literal["composed", "svhn"] = "composed"
+    """`composed` makes images from fonts and handwriting; `svhn` reads (or downloads) photographs: 2.6 GB."""
     size: int = 64
     """Height and width of an image, in pixels."""
     crop: Crop = "tight"
@@ -36,13 +35,31 @@ class HouseNumbersData:
     handwriting: Source = "auto"
     """Where handwritten digits come from; as `source` of digits."""
     train_images: int = 50_000
-    """Composed afresh in every epoch."""
+    """Composed afresh in every epoch; of SVHN an epoch is all there is."""
     test_images: int = 5_000
+    """Composed ones."""
+    extra: bool = True
+    """Train on SVHN's 202,353 extra images too, as the paper."""
+    measured_on: Literal["test", "validation"] = "test"
+    """Which of SVHN's images measure a network: hyper-parameters are chosen on those for validation."""
 
     def __post_init__(self) -> None:
         for name in ("size", "train_images", "test_images"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}: expected a positive number, got {getattr(self, name)}")
+
+
+def open_house_numbers(config: HouseNumbersData, device: torch.device, seed: int) -> ComposedNumbers | StreetNumbers:
+    """The house numbers of a configuration.
+
+    Raises:
+        DataError: they cannot be had, or are damaged.
+    """
+    if config.source == "composed":
+        return ComposedNumbers(config, device, seed)
+    return StreetNumbers(
+        config.crop, config.size, extra=config.extra, measured_on=config.measured_on, device=device, seed=seed
+    )
 
 
 class ComposedNumbers:

@@ -13,7 +13,7 @@ from training.data.birds import BirdsData, list_birds
 from training.data.digits import Digits, DigitsData
 from training.data.family import family_of
 from training.data.folder import FolderData, list_folder
-from training.data.house_numbers import ComposedNumbers, HouseNumbersData
+from training.data.house_numbers import HouseNumbersData, open_house_numbers
 from training.data.photos import Photos
 
 DataConfig = Annotated[
@@ -65,7 +65,7 @@ def open_data(config: DataConfig, device: torch.device, seed: int) -> DataSet:
     if isinstance(config, DigitsData):
         return Digits(config, device, seed)
     if isinstance(config, HouseNumbersData):
-        return ComposedNumbers(config, device, seed)
+        return open_house_numbers(config, device, seed)
     if isinstance(config, BirdsData):
         photos = list_birds(config.path)
     else:
