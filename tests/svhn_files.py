@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import h5py
@@ -17,7 +17,7 @@ Digit = tuple[int, float, float, float, float]
 MATLAB_HEADER = b"MATLAB 7.3 MAT-file, Platform: GLNXA64, Created on: Mon Dec  5 21:09:26 2011 HDF5 schema 1.00 ."
 
 
-def write_digit_struct(path: Path, images: dict[str, Sequence[Digit]]) -> None:
+def write_digit_struct(path: Path, images: Mapping[str, Sequence[Digit]]) -> None:
     """`digitStruct.mat`: a 512-byte user block, references into `#refs#`, single digits as plain numbers."""
     with h5py.File(path, "w", userblock_size=512, libver="earliest") as file:
         refs = file.create_group("#refs#")
@@ -54,7 +54,7 @@ def write_image(path: Path, size: tuple[int, int], digits: Sequence[Digit]) -> N
     Image.fromarray(pixels).save(path)
 
 
-def write_part(folder: Path, images: dict[str, tuple[tuple[int, int], Sequence[Digit]]]) -> None:
+def write_part(folder: Path, images: Mapping[str, tuple[tuple[int, int], Sequence[Digit]]]) -> None:
     """A folder as SVHN's archives hold: `1.png` and so on, and `digitStruct.mat`."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, (size, digits) in images.items():

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.data.composed_numbers import NULL, STRIP, Crop, NumberComposer, draw_numbers, lay_strip
+from training.data.composed_numbers import LABELS, NULL, STRIP, Crop, NumberComposer, draw_numbers, lay_strip
 from training.data.draws import Draws
 from training.data.glyphs import DIGITS, FONTS, ROWS, WIDENINGS, collect, printed
-from training.data.house_numbers import LABELS, ComposedNumbers, HouseNumbersData
+from training.data.house_numbers import ComposedNumbers, HouseNumbersData
 from training.data.mnist import load_digits
 
 CPU = torch.device("cpu")

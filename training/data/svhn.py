@@ -33,7 +33,7 @@ class Crops:
 
     def __init__(self, folder: Path, crop: Crop, size: int) -> None:
         annotations = read_annotations(folder)
-        _check_images(folder, annotations.names)
+        _check_images(folder, annotations.names.tolist())
         self.numbers: Numbers = numbers_of(annotations)
         path = folder / f"crops-{crop}-{size}.npy"
         if not path.exists() or path.stat().st_mtime_ns < (folder / FILE).stat().st_mtime_ns:

@@ -71,7 +71,7 @@ def parse(path: Path) -> Annotations:
 
 
 def _text(file: h5f.FileID, reference: h5py.Reference) -> str:
-    return "".join(map(chr, _read(h5r.dereference(reference, file)).ravel()))
+    return "".join(map(chr, _read(h5r.dereference(reference, file)).ravel().tolist()))
 
 
 def _digits(file: h5f.FileID, reference: h5py.Reference) -> NDArray[np.float64]:
