@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial, wraps
@@ -103,7 +104,12 @@ def _answering(method: Method[Answer]) -> Method[Answer]:
 
 async def _abort(context: Context, error: ServingError) -> NoReturn:
     calls.fail(error)
-    await context.abort(error.grpc_code, str(error)[:MAX_DETAILS])
+    try:
+        await context.abort(error.grpc_code, str(error)[:MAX_DETAILS])
+    except grpc.aio.AbortError:
+        raise
+    except grpc.aio.BaseError:  # its deadline has passed meanwhile, and nobody hears the answer
+        raise asyncio.CancelledError from None
 
 
 class InferenceService(GRPCInferenceServiceServicer):  # type: ignore[misc]  # tritonclient has no types

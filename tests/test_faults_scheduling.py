@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import re
 import socket
+import time
 from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,18 @@ import grpc
 import httpx
 import numpy as np
 import orjson
+import pytest
 from onnx_models import publish_ident, publish_trouble, publish_vision, publish_wide
 from served import Served, running, start, stop
 from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from stn_serve.control import Control
+from stn_serve.grpc_api import create_server
+from stn_serve.inference import Inference
+from stn_serve.log_settings import LogSettings
+from stn_serve.registry import ModelRegistry
+from stn_serve.shared_memory import SharedMemory
+from stn_serve.vision import ImagePrediction
 
 FOR_EVER = 10**12
 """Laps."""
@@ -37,10 +47,7 @@ class Caller:
         self, index: int = 0, laps: int = 0, rows: int = 1, timeout_s: float = PATIENCE_S, **parameters: int
     ) -> Any:
         """A gRPC call that is under way."""
-        request = service_pb2.ModelInferRequest(model_name="trouble")
-        for name, value in {"laps": laps, "index": index}.items():
-            request.inputs.add(name=name, datatype="INT64", shape=[rows, 1])
-            request.raw_input_contents.append(np.full(rows, value, np.int64).tobytes())
+        request = request_of("trouble", laps, index, rows)
         for name, number in parameters.items():
             request.parameters[name].int64_param = number
         return self.stub.ModelInfer(request, timeout=timeout_s)
@@ -85,6 +92,14 @@ class Caller:
             r'^nv_inference_request_failure{.*reason="(\w+)".*} (\d+)$', await self.metrics(), re.MULTILINE
         )
         return {reason: int(count) for reason, count in found}
+
+
+def request_of(model: str, laps: int = 0, index: int = 0, rows: int = 1) -> Any:
+    request = service_pb2.ModelInferRequest(model_name=model)
+    for name, value in {"laps": laps, "index": index}.items():
+        request.inputs.add(name=name, datatype="INT64", shape=[rows, 1])
+        request.raw_input_contents.append(np.full(rows, value, np.int64).tobytes())
+    return request
 
 
 def body(index: int) -> bytes:
@@ -211,6 +226,33 @@ def test_a_model_that_hangs_delays_neither_the_others_nor_the_end(tmp_path: Path
     finally:
         code, output = stop(served)
     assert code == 0, output
+
+
+def test_no_work_is_spent_on_a_call_whose_time_was_up_before_its_turn(tmp_path: Path) -> None:
+    publish_trouble(tmp_path)
+
+    async def scenario() -> None:
+        registry = ModelRegistry.load(tmp_path)
+        images = ImagePrediction(registry)
+        control = Control(registry, SharedMemory(), LogSettings())
+        server = create_server(Inference(registry), control, images, 2**20)
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)  # with threads of its own
+            assert (await asyncio.to_thread(stub.ServerLive, service_pb2.ServerLiveRequest())).live
+            late = stub.ModelInfer.future(request_of("trouble", index=2), timeout=0.2)
+            time.sleep(0.5)
+            with pytest.raises(grpc.RpcError):
+                await asyncio.to_thread(late.result)
+            await asyncio.sleep(0.1)
+            statistics = registry.find("trouble").statistics
+            assert (statistics.success.count, statistics.fail.count) == (0, 0)
+        await server.stop(0)
+        await registry.close(0)
+        images.close()
+
+    run(scenario())
 
 
 def test_an_image_is_not_decoded_for_a_queue_that_is_full(tmp_path: Path) -> None:

@@ -1,0 +1,281 @@
+"""What a server does at ten times its capacity: who is refused, how fast, who is answered, and what its memory does.
+
+    python -m benchmarks.overload
+    python -m benchmarks.overload --seconds 10 --output /dev/stdout
+
+Starts `stn serve` with the shipped `digits` model, and finds its capacity: so many requests of 16 images a second are
+answered to 8 callers that each wait for their answer. Then it starts the server again with a queue of as many requests
+as it can answer in half a second, which is also how long one may wait, as an operator would size it. It sends requests
+over gRPC at a steady rate of ten times the capacity, whether or not earlier ones have been answered, each with a
+deadline of a second. Latencies are those that the callers see; they run on the same machine. The table goes to
+benchmarks/results/overload.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any, NamedTuple
+
+import grpc
+import numpy as np
+import typer
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from stn_serve.limits import available_cpus
+
+ROOT = Path(__file__).parents[1]
+MODEL = ROOT / "model_repository" / "digits"
+RESULTS = Path(__file__).parent / "results" / "overload.md"
+FREE_PORTS = ("--grpc-port", "0", "--http-port", "0", "--metrics-port", "0")
+ROWS = 16
+CALLERS = 8
+DEADLINE_S = 1.0
+QUEUED_S = DEADLINE_S / 2
+"""What the queue holds is answered in this time."""
+PATIENCE_S = 60.0
+OVERLOAD = 10
+WARM_UP_S = 1.0
+CAPACITY_S = 5.0
+
+
+@dataclass
+class Outcomes:
+    """What became of requests, and after how long, in milliseconds."""
+
+    answered: list[float] = field(default_factory=list)
+    refused: list[float] = field(default_factory=list)
+    """Told that the queue is full."""
+    expired: int = 0
+    """Refused when they had waited for too long."""
+    late: int = 0
+    """Neither answered nor refused by their deadline."""
+    failed: int = 0
+    """Anything else."""
+
+    @property
+    def count(self) -> int:
+        """Requests altogether."""
+        return self.accepted + len(self.refused) + self.failed
+
+    @property
+    def accepted(self) -> int:
+        """Requests that were not refused at once; a late one may never have come before the server."""
+        return len(self.answered) + self.expired + self.late
+
+
+@contextmanager
+def serving(queue: str) -> Iterator[tuple[int, str]]:
+    """A server for the time of a `with`: its process id, and where it speaks gRPC."""
+    with TemporaryDirectory() as folder:
+        repository, ready_file = Path(folder) / "repository", Path(folder) / "ready.json"
+        shutil.copytree(MODEL, repository / "digits")
+        config = repository / "digits" / "config.pbtxt"
+        config.write_text(config.read_text().replace("max_queue_size: 1024", queue))
+        command = [sys.executable, "-m", "stn_serve", "serve", "--model-repository", str(repository), *FREE_PORTS]
+        process = subprocess.Popen(
+            [*command, "--ready-file", str(ready_file), "--log-level", "error"], stdout=subprocess.DEVNULL, cwd=ROOT
+        )
+        try:
+            while not ready_file.exists():
+                if process.poll() is not None:
+                    raise RuntimeError(f"the server has ended with {process.returncode}")
+                time.sleep(0.05)
+            yield process.pid, json.loads(ready_file.read_text())["grpc"]
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+async def ask(stub: Any, request: Any, outcomes: Outcomes, timeout_s: float = DEADLINE_S) -> None:  # noqa: ANN401 - tritonclient has no types
+    """One request, and what becomes of it."""
+    started = time.perf_counter()
+    try:
+        await stub.ModelInfer(request, timeout=timeout_s)
+    except grpc.aio.AioRpcError as error:
+        if error.code() is grpc.StatusCode.UNAVAILABLE and "queue size" in (error.details() or ""):
+            outcomes.refused.append((time.perf_counter() - started) * 1e3)
+        elif error.code() is grpc.StatusCode.UNAVAILABLE and "timeout expired" in (error.details() or ""):
+            outcomes.expired += 1
+        elif error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+            outcomes.late += 1
+        else:
+            outcomes.failed += 1
+    else:
+        outcomes.answered.append((time.perf_counter() - started) * 1e3)
+
+
+async def find_capacity(stub: Any, request: Any, seconds: float) -> float:  # noqa: ANN401
+    """Requests a second that callers who wait for their answers get."""
+    outcomes, began = Outcomes(), time.perf_counter()
+
+    async def call() -> None:
+        while time.perf_counter() < began + seconds:
+            await ask(stub, request, outcomes, PATIENCE_S)
+
+    await asyncio.gather(*(call() for _ in range(CALLERS)))
+    return len(outcomes.answered) / (time.perf_counter() - began)
+
+
+async def overload(stub: Any, request: Any, rate: float, seconds: float) -> Outcomes:  # noqa: ANN401
+    """Send at a steady rate, whatever comes back."""
+    outcomes, calls = Outcomes(), set[asyncio.Task[None]]()
+    began = time.perf_counter()
+    for number in range(round(rate * seconds)):
+        await asyncio.sleep(max(0, began + number / rate - time.perf_counter()))
+        call = asyncio.create_task(ask(stub, request, outcomes))
+        calls.add(call)
+        call.add_done_callback(calls.discard)
+    await asyncio.gather(*calls)
+    return outcomes
+
+
+class Sample(NamedTuple):
+    """What Linux tells of the server."""
+
+    seconds: float
+    resident_mb: float
+    ran_s: float
+    """CPU time of its first thread, which runs the event loop."""
+    waited_s: float
+    """How long that thread was ready to run, and had no CPU."""
+
+
+async def watch(process: int, samples: list[Sample]) -> None:
+    """A sample twice a second, for ever."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    files = Path(f"/proc/{process}")
+    while True:
+        resident = int((files / "statm").read_text().split()[1])
+        ran, waited, _ = (int(number) for number in (files / "schedstat").read_text().split())
+        samples.append(Sample(time.perf_counter(), resident * page / 2**20, ran / 1e9, waited / 1e9))
+        await asyncio.sleep(0.5)
+
+
+@dataclass
+class Measurement:
+    """Rates are requests a second."""
+
+    capacity: float
+    queue: int
+    offered: float
+    outcomes: Outcomes
+    samples: list[Sample]
+
+
+@asynccontextmanager
+async def asking(address: str) -> AsyncIterator[Any]:
+    """A stub for the time of a `with`."""
+    async with grpc.aio.insecure_channel(address) as channel:
+        yield service_pb2_grpc.GRPCInferenceServiceStub(channel)
+
+
+async def measure(seconds: float, factor: float) -> Measurement:
+    """Find the capacity, and exceed it."""
+    images = np.random.default_rng(0).integers(0, 256, (ROWS, 42, 42, 1), np.uint8)
+    request = service_pb2.ModelInferRequest(model_name="digits", raw_input_contents=[images.tobytes()])
+    request.inputs.add(name="image", datatype="UINT8", shape=images.shape)
+    with serving(f"max_queue_size: {CALLERS}") as (_, address):
+        async with asking(address) as stub:
+            await find_capacity(stub, request, WARM_UP_S)
+            capacity = await find_capacity(stub, request, CAPACITY_S)
+    queue = max(1, round(capacity * QUEUED_S))
+    policy = f"max_queue_size: {queue} default_timeout_microseconds: {round(QUEUED_S * 1e6)}"
+    with serving(policy) as (process, address):
+        async with asking(address) as stub:
+            await find_capacity(stub, request, WARM_UP_S)
+            samples: list[Sample] = []
+            watching = asyncio.create_task(watch(process, samples))
+            began = time.perf_counter()
+            outcomes = await overload(stub, request, factor * capacity, seconds)
+            offered = outcomes.count / (time.perf_counter() - began)
+            watching.cancel()
+    return Measurement(capacity, queue, offered, outcomes, samples)
+
+
+def render(command: str, note: str, measured: Measurement) -> str:
+    """The table."""
+    outcomes, samples = measured.outcomes, measured.samples
+    settled = np.array(samples[len(samples) // 2 :])
+    slope = np.polyfit(settled[:, 0] - settled[0, 0], settled[:, 1], 1)[0] * 60
+    resident = [sample.resident_mb for sample in samples]
+    first, last = samples[0], samples[-1]
+    sizes = f"{resident[0]:.0f} MB at its start, {max(resident):.0f} MB at most, {resident[-1]:.0f} MB at its end"
+    accepted = outcomes.accepted
+    rows = {
+        f"capacity, {CALLERS} callers that wait for their answers": f"{measured.capacity:.1f} requests/s",
+        "offered": f"{measured.offered:.1f} requests/s, {measured.offered / measured.capacity:.1f} times as many",
+        "requests": f"{outcomes.count}",
+        "not refused at once": f"{accepted}",
+        "of these answered within their deadline": f"{len(outcomes.answered)} ({_percent(outcomes, accepted)})",
+        "of these refused when their time in the queue was up": f"{outcomes.expired}",
+        "of these not answered by their deadline": f"{outcomes.late}",
+        "latency of an answer": _quantiles(outcomes.answered),
+        "refused, the queue being full": f"{len(outcomes.refused)}",
+        "latency of such a refusal": _quantiles(outcomes.refused),
+        "failed otherwise": f"{outcomes.failed}",
+        "resident memory of the server": sizes,
+        "its slope over the second half": f"{slope:+.2f} MB/min",
+        "its event loop had a CPU, and waited for one": (
+            f"{last.ran_s - first.ran_s:.1f} s, {last.waited_s - first.waited_s:.1f} s"
+        ),
+    }
+    table = "\n".join(f"| {what} | {value} |" for what, value in rows.items())
+    machine = f"{available_cpus()} CPUs of a {platform.machine()} machine that the callers share"
+    date = datetime.now(UTC).date().isoformat()
+    return f"""# Overload
+
+`{command}`, {date}, {machine}.{f" {note}" if note else ""}
+
+The model `digits`, requests of {ROWS} images over gRPC, a queue of {measured.queue} requests, a deadline of \
+{DEADLINE_S:g} s.
+
+| | |
+|---|---:|
+{table}
+"""
+
+
+def _percent(outcomes: Outcomes, accepted: int) -> str:
+    return f"{len(outcomes.answered) / accepted:.2%}" if accepted else "none"
+
+
+def _quantiles(milliseconds: list[float]) -> str:
+    if not milliseconds:
+        return "none"
+    median, high = np.percentile(milliseconds, [50, 99])
+    return f"median {median:.1f} ms, p99 {high:.1f} ms, at most {max(milliseconds):.1f} ms"
+
+
+def main(
+    seconds: Annotated[float, typer.Option(min=1, help="How long the overload lasts.")] = 60.0,
+    factor: Annotated[float, typer.Option(min=0.1, help="Times the capacity that is offered.")] = OVERLOAD,
+    note: Annotated[str, typer.Option(help="A sentence about the machine, for the results.")] = "",
+    output: Annotated[Path, typer.Option(help="Where the table goes.")] = RESULTS,
+) -> None:
+    """Overload a server, and write down what it does.
+
+    For example:
+
+        python -m benchmarks.overload --seconds 10 --output overload.md
+    """
+    command = f"python -m benchmarks.overload --seconds {seconds:g} --factor {factor:g}"
+    table = render(command, note, asyncio.run(measure(seconds, factor)))
+    output.write_text(table)
+    print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)
