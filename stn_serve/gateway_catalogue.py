@@ -89,7 +89,8 @@ class GatewayCatalogue(Catalogue):
         """
         usual = max(self._served.get(name, {}), key=lambda v: (self._ready_count(name, v), v), default=None)
         served = super().find(name, version or str(usual or ""))
-        if not self._ready_count(name, served.model.version):
+        # Once it has hung up, the version itself refuses: the server is stopping.
+        if self._watching and not self._ready_count(name, served.model.version):
             raise Unavailable(f"no Triton that serves model '{name}' answers")
         return served
 
@@ -122,6 +123,7 @@ class GatewayCatalogue(Catalogue):
         for task in self._watching:
             task.cancel()
         await asyncio.gather(*self._watching, return_exceptions=True)
+        self._watching.clear()
         await asyncio.gather(*(replica.close() for replica in self._replicas))
 
     def _ready_count(self, name: str, version: int) -> int:
@@ -139,6 +141,7 @@ class GatewayCatalogue(Catalogue):
         self._entries = {version: self._entry(version) for version in known}
         for version in before.keys() - known:
             self._forget(version)
+        self._served = {name: self._served.get(name, {}) for name in {version.name for version in known}}
         for version, entry in self._entries.items():
             if entry.reason and (version not in before or before[version].reason != entry.reason):
                 logger.warning("model '%s' version %d: %s", version.name, version.version, entry.reason)
@@ -185,8 +188,6 @@ class GatewayCatalogue(Catalogue):
         """No Triton has it any more; requests that are on their way finish."""
         if self._schedulers.pop(version, None):
             del self._served[version.name][version.version]
-            if not self._served[version.name]:
-                del self._served[version.name]
 
 
 def _differences(version: ModelVersion, replicas: Sequence[Replica], asked: Collection[Replica]) -> Iterator[str]:

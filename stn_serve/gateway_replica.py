@@ -145,7 +145,8 @@ class Replica:
         return before != (self.problem_kind, self.models, self.unavailable)
 
     async def close(self) -> None:
-        """Hang up."""
+        """Hang up; requests that are still with it are lost."""
+        self.problem = "the gateway has hung up"
         await self._channel.close()
 
     async def _ask(self) -> None:

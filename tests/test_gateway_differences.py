@@ -18,7 +18,7 @@ from real_triton import Triton
 from self_signed import make_certificate
 from served import FREE_PORTS, run_stn
 
-from stn_serve.errors import ConfigurationError
+from stn_serve.errors import ConfigurationError, NotFound
 from stn_serve.gateway_catalogue import GatewayCatalogue
 from stn_serve.loading import IndexEntry
 from stn_serve.settings import ServerSettings
@@ -93,6 +93,9 @@ def test_what_differs_is_named_and_asked_where_it_is(tritons: list[Triton], capl
             assert broken.state == "UNAVAILABLE"
             assert broken.reason.startswith(f"{first} cannot serve it: ")
             assert "no such weights" in broken.reason
+            for model in ("broken", "sequences"):
+                with pytest.raises(NotFound, match=f"'{model}' has no available versions; the repository index says"):
+                    catalogue.find(model)
             assert catalogue.ready
             assert catalogue.find("rolling").model.version == 2
             for model, version in (("same", ""), ("single", ""), ("rolling", "1"), ("rolling", "2"), ("other", "")):
