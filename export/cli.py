@@ -24,9 +24,14 @@ def export(
     version: Annotated[int | None, typer.Option(help="A free version number; by default the next one.")] = None,
     max_batch_size: Annotated[
         int | None,
-        typer.Option(min=1, help=f"Rows of the largest batch; by default {DEFAULT_MAX_BATCH_SIZE}, or what it was."),
+        typer.Option(
+            min=1,
+            help=f"Rows of the largest batch; by default what it was, or {DEFAULT_MAX_BATCH_SIZE}, less if large.",
+        ),
     ] = None,
-    precision: Annotated[str, typer.Option(help="fp32, fp16 (half the size, for GPUs) or int8 (for CPUs).")] = "fp32",
+    precision: Annotated[
+        str, typer.Option(help="fp32, fp16 (for GPUs), fp16-weights (half the file anywhere) or int8 (for CPUs).")
+    ] = "fp32",
     target: Annotated[
         str | None,
         typer.Option(help="What runs it: cpu, cuda or tensorrt; by default what the published model runs on, or cpu."),

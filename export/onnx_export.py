@@ -86,7 +86,7 @@ def _with_distinct_heads(network: Network) -> Network:
     distinct = copy.deepcopy(network)
     random = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for name in _heads(network):
+        for name in heads(network):
             for parameter in distinct.get_submodule(name).parameters():
                 parameter.uniform_(generator=random)
     return distinct
@@ -94,12 +94,13 @@ def _with_distinct_heads(network: Network) -> Network:
 
 def _restore_heads(model: onnx_ir.Model, network: Network) -> None:
     weights = network.state_dict()
-    for name in _heads(network):
+    for name in heads(network):
         for key in (f"{name}.weight", f"{name}.bias"):
             model.graph.initializers[key].const_value = onnx_ir.tensor(weights[key].numpy().copy(), name=key)
 
 
-def _heads(network: Network) -> list[str]:
+def heads(network: Network) -> list[str]:
+    """Names of the transformers' regression layers."""
     heads = {placed.module.head for placed in network.transformers()}
     return [name for name, module in network.named_modules() if module in heads]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from export.description import ExportError, describe
+from export.half_weights import round_weights, store_in_half
 from export.measurement import Measurement, accuracy_percent, measure
 from export.onnx_export import export_onnx
 from export.parity import TOLERANCES, ParityError, ParityReport, Precision, measure_parity
@@ -93,7 +94,7 @@ def publish(
         repository: the model repository; made where it is missing.
         name: the model's name.
         version: a free version number; by default the next one.
-        max_batch_size: by default that of the published model, or 64.
+        max_batch_size: by default that of the published model, or 64, fewer of large images.
         precision: of weights and activations.
         target: what will run it; by default what the published model runs on, or the CPU.
         console: told what happens; None is silent.
@@ -150,6 +151,10 @@ def _write(source: Source, precision: Precision, entry: Entry, fp32: Entry) -> Q
     export_onnx(source.network, source.labels, fp32.file)
     if precision == "fp16":
         export_onnx(source.network, source.labels, entry.file, half=True)
+    if precision == "fp16-weights":
+        rounded = round_weights(source.network)
+        export_onnx(rounded, source.labels, entry.file)
+        store_in_half(entry.file, rounded)
     if precision == "fp32":
         shutil.copy(fp32.file, entry.file)
     if precision != "int8":
@@ -169,7 +174,8 @@ def _prove(source: Source, entry: Entry, precision: Precision, console: Console)
     largest = entry.config.max_batch_size
     console.print(f"Comparing with PyTorch at batches of up to {largest}.")
     images = source.examples(max(largest, 1))
-    arguments = source.network, entry.directory, entry.version, entry.config, images
+    network = round_weights(source.network) if precision == "fp16-weights" else source.network
+    arguments = network, entry.directory, entry.version, entry.config, images
     parity = measure_parity(*arguments, precision)
     console.print(parity_table(parity))
     if parity.failures:

@@ -27,7 +27,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 from export.graph_contract import GraphContract
 from export.targets import Target, engine_of
 from stn_serve.config_rules import CONFIG_FILE
-from stn_serve.metadata import METADATA_KEY, ModelMetadata
+from stn_serve.metadata import METADATA_KEY, InputImage, ModelMetadata
 from stn_serve.repository import BACKEND, read_config
 from stn_serve.signature import metadata_of_config
 
@@ -37,6 +37,8 @@ STAGING = ".staging-"
 """Prefix of the directory in the repository where an entry is prepared; servers pass over hidden directories."""
 
 DEFAULT_MAX_BATCH_SIZE = 64
+DEFAULT_BATCH_VALUES = 2**23
+"""Of all images in a batch: with 64 photos of 448 pixels a side, activations alone would take gigabytes."""
 HEADER = "# Written once by `stn export`, read by `stn serve` and Triton alike; yours to tune."
 QUEUED_BATCHES = 16
 """Requests that may wait, in full batches: more would only wait longer."""
@@ -44,6 +46,12 @@ QUEUED_BATCHES = 16
 
 class PublishError(ValueError):
     """A model or version that cannot be published under this name or number; says why."""
+
+
+def default_max_batch_size(image: InputImage) -> int:
+    """64, or the power of two of larger images that keeps a batch within `DEFAULT_BATCH_VALUES`."""
+    affordable = max(1, DEFAULT_BATCH_VALUES // (image.height * image.width * image.channels))
+    return min(DEFAULT_MAX_BATCH_SIZE, 1 << (affordable.bit_length() - 1))
 
 
 def model_config(name: str, contract: GraphContract, max_batch_size: int, target: Target | None = None) -> ModelConfig:
@@ -109,7 +117,7 @@ class Draft:
 
         Args:
             contract: of the graph.
-            max_batch_size: None takes the published model's, or `DEFAULT_MAX_BATCH_SIZE`.
+            max_batch_size: None takes the published model's, or `default_max_batch_size`.
             target: None takes what the published model runs on, or the CPU.
 
         Raises:
@@ -129,7 +137,8 @@ class Draft:
             for name in (CONFIG_FILE, LABELS_FILE):
                 shutil.copy(self.destination / name, self.directory)
         else:
-            wanted = model_config(self.directory.name, contract, max_batch_size or DEFAULT_MAX_BATCH_SIZE, target)
+            largest = max_batch_size or default_max_batch_size(contract.metadata.input)
+            wanted = model_config(self.directory.name, contract, largest, target)
             (self.directory / CONFIG_FILE).write_text(f"{HEADER}\n{text_format.MessageToString(wanted)}")
             (self.directory / LABELS_FILE).write_text(labels, encoding="utf-8")
         return read_config(self.directory)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +21,8 @@ from training.train import load_data
 
 CALIBRATION_IMAGES = 512
 TUNING_IMAGES = 4096
+MOST_VALUES = 2**28
+"""Of the images that are held at a time: a gigabyte of float32. Large images are fewer."""
 UNSEEN_EPOCHS = 1_000_000, 1_000_001
 """Numbers of epochs that no training reaches: training images in an order, and a distortion, of their own."""
 
@@ -99,15 +102,19 @@ class RecipeData:
 
     def calibration(self) -> Images:
         """Training images that give the ranges of activations."""
-        return _labelled(*next(self._data.train_batches(UNSEEN_EPOCHS[0], CALIBRATION_IMAGES)))[0]
+        return self._train_images(UNSEEN_EPOCHS[0], CALIBRATION_IMAGES)[0]
 
     def tuning(self) -> list[Labelled]:
         """Training images on which layers are chosen."""
-        return [_labelled(*next(self._data.train_batches(UNSEEN_EPOCHS[1], TUNING_IMAGES)))]
+        return [self._train_images(UNSEEN_EPOCHS[1], TUNING_IMAGES)]
 
     def validation(self) -> Iterator[Labelled]:
         """The test set, which nothing was chosen on."""
         return (_labelled(*batch) for batch in self._data.test_batches())
+
+    def _train_images(self, epoch: int, count: int) -> Labelled:
+        affordable = max(1, MOST_VALUES // prod(self.checkpoint.input_size))
+        return _labelled(*next(self._data.train_batches(epoch, min(count, affordable))))
 
     @cached_property
     def _data(self) -> Any:  # noqa: ANN401 - one of several data sets with these two methods

@@ -16,8 +16,9 @@ from small_networks import LABELS, Exported, exported
 from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
 
 from export.graph_contract import GraphContract
-from export.repository import Draft, PublishError, draft, model_config
+from export.repository import Draft, PublishError, default_max_batch_size, draft, model_config
 from stn_serve.errors import ConfigurationError
+from stn_serve.metadata import InputImage
 from stn_serve.registry import ModelRegistry
 from stn_serve.repository import model_directories, read_config
 from stn_serve.signature import metadata_of_config
@@ -39,6 +40,12 @@ def test_a_published_model_is_served(affine: Exported, tmp_path: Path) -> None:
     assert served.model.labels == LABELS
     assert served.model.metadata == affine.contract.metadata
     assert served.model.max_batch_size == 64
+
+
+@pytest.mark.parametrize(("side", "channels", "expected"), [(28, 1, 64), (224, 3, 32), (448, 3, 8), (4000, 3, 1)])
+def test_batches_of_large_images_are_small(side: int, channels: int, expected: int) -> None:
+    image = InputImage(height=side, width=side, color="gray" if channels == 1 else "rgb")
+    assert default_max_batch_size(image) == expected
 
 
 def test_the_configuration_reads_back(affine: Exported, tmp_path: Path) -> None:

@@ -45,6 +45,11 @@ def test_files_of_the_desktop_and_notes_beside_classes_are_passed_over(tmp_path:
     assert len(list_folder(tmp_path, 0.2).train) == 12
 
 
+def test_a_recipe_without_a_path_asks_for_one() -> None:
+    with pytest.raises(DataError, match=r"--set data\.path=my_photos"):
+        list_folder("", 0.2)
+
+
 def _no_folder(_: Path) -> None:
     pass
 

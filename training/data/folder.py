@@ -43,6 +43,8 @@ def list_folder(path: str | Path, test_fraction: float) -> PhotoList:
     Raises:
         DataError: no such folder, neither layout, or a class without photos to learn from or to test on.
     """
+    if not str(path):
+        raise DataError("data.path: give the folder of your photos, as in `stn train photos --set data.path=my_photos`")
     path = Path(path)
     if not path.is_dir():
         raise DataError(f"data.path: there is no folder {path}; {LAYOUT}")
