@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -123,3 +124,14 @@ def test_metrics_are_what_the_gateway_sees(gateway: Served) -> None:
     assert (
         after["nv_inference_compute_infer_duration_us"] - before["nv_inference_compute_infer_duration_us"] > 4 * 0.2e6
     )
+
+
+def test_workers_share_the_work_and_add_up(tmp_path: Path, tritons: list[Triton]) -> None:
+    with running_gateway(tmp_path, tritons, "--workers", "2") as gateway:
+        for _ in range(6):
+            with Client(gateway.grpc) as client:  # a connection of its own, so that both workers may get some
+                assert client.predict(picture(), model="vision").label == "bright"
+        counted = scrape(gateway)
+    assert counted["nv_inference_request_success"] == 6
+    assert sum(counted[f"stn_triton_answered_total {triton.grpc}"] for triton in tritons) == 6
+    assert all(counted[f"stn_triton_up {triton.grpc}"] == 1 for triton in tritons)

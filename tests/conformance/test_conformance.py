@@ -39,6 +39,16 @@ def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
         pytest.skip(f"no real Triton here: {reason}")
 
 
+@pytest.fixture(scope="session")
+def gateway(tmp_path_factory: pytest.TempPathFactory, triton: Target) -> Iterator[Target]:
+    """Ours before the real one."""
+    flags = ("--engine", "triton", "--triton-url", triton.grpc, "--allow-shared-memory", "--allow-log-settings")
+    with running(tmp_path_factory.mktemp("gateway"), *flags) as served:
+        target = Target("gateway", served.grpc, served.http, served.metrics)
+        yield target
+        target.close()
+
+
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_triton_answers_as_the_case_says(triton: Target, case: Case) -> None:
     observed = case.observe(triton)
@@ -50,6 +60,34 @@ def test_ours_answers_as_triton_but_for_the_differences(ours: Target, case: Case
     observed = case.observe(ours)
     expected = DIFFERENCES[case.name].ours if case.name in DIFFERENCES else case.expected
     assert matches(observed, expected), f"{observed!r} is not {expected!r}"
+
+
+MANAGED_BY_TRITON = (
+    "grpc: load",
+    "grpc: load an unknown model",
+    "grpc: load from outside of the repository",
+    "grpc: unload an unknown model",
+    "http: load",
+    "http: load an unknown model",
+    "http: unload an unknown model",
+    "unload and load",
+)
+LABELS_NOT_SHOWN_BY_TRITON = (
+    "grpc infer: classes",
+    "grpc infer: more classes than there are",
+    "http infer: classes",
+    "http client: classes",
+    "grpc stream: good and bad requests",
+)
+THROUGH_THE_GATEWAY = [name for name in CASES if name not in MANAGED_BY_TRITON + LABELS_NOT_SHOWN_BY_TRITON]
+"""What docs/gateway.md does not name as different."""
+
+
+@pytest.mark.parametrize("name", THROUGH_THE_GATEWAY)
+def test_the_gateway_answers_as_either(gateway: Target, name: str) -> None:
+    observed = CASES[name].observe(gateway)
+    expected = [CASES[name].expected, *([DIFFERENCES[name].ours] if name in DIFFERENCES else [])]
+    assert any(matches(observed, answer) for answer in expected), f"{observed!r} is none of {expected!r}"
 
 
 NOT_OURS = {
