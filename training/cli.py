@@ -20,7 +20,7 @@ from training.data.photos import Photos
 from training.distributed import first_before_others, is_first, joined
 from training.evaluate import accuracy_by_class
 from training.evaluate import evaluate as evaluate_network
-from training.found import find_parts, found_table
+from training.found import find_parts, found_table, look
 from training.models.digits import count_parameters
 from training.models.network import Network
 from training.pictures import contact_sheet, draw_curves, stack
@@ -109,7 +109,7 @@ def evaluate(
         CONSOLE.print(f"Note: trained on {loaded.data_source}, measured on {data.source}: not the same data.")
     CONSOLE.print(_summary(evaluate_network(network, data.test_batches())))
     if isinstance(data, Photos) and recipe.data.family == "birds" and network.transformers():
-        CONSOLE.print(found_table(find_parts(network, data, recipe.data.path)))
+        CONSOLE.print(found_table(find_parts(look(network, data), data, recipe.data.path)))
     if by_class:
         CONSOLE.print(_class_table(accuracy_by_class(network, data.test_batches(), len(data.labels)), data.labels))
     if picture:

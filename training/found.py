@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.table import Table
+from torch import Tensor
 
 from training.data.bird_parts import GROUPS, locate
 from training.data.birds import find_birds
@@ -35,21 +36,26 @@ class Found:
 
 
 @torch.no_grad()
-def find_parts(network: Network, birds: Photos, path: str | None = None) -> dict[str, Found]:
-    """What the transformers of a network find on the test photos of birds, by the group of parts.
+def look(network: Network, birds: Photos) -> Tensor:
+    """Theta of every test photo, `[N, S, 2, 3]`, for a network with crops: translation or attention."""
+    network.eval()
+    thetas = [network(images).theta for images, _ in birds.test_batches()]
+    return torch.cat([theta for theta in thetas if theta is not None])
+
+
+def find_parts(theta: Tensor, birds: Photos, path: str | None = None) -> dict[str, Found]:
+    """What crops of the test photos of birds hold, by the group of parts.
 
     Args:
-        network: with crops: translation or attention.
+        theta: as `look` gives it.
         birds: of the data set `training.data.birds`.
         path: where that is, as its configuration says.
 
     Raises:
         DataError: the annotations are not there.
     """
-    network.eval()
-    theta = torch.cat([network(images).theta for images, _ in birds.test_batches()]).double().cpu().numpy()
-    folder = find_birds(path)
-    return {group: measure_found(theta, locate(group, birds.test_photos, folder, birds.target)) for group in GROUPS}
+    crops, folder = theta.double().cpu().numpy(), find_birds(path)
+    return {group: measure_found(crops, locate(group, birds.test_photos, folder, birds.target)) for group in GROUPS}
 
 
 def found_table(found: Mapping[str, Found]) -> Table:
