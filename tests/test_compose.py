@@ -74,7 +74,7 @@ def test_a_missing_password_ends_the_start() -> None:
     assert "set GRAFANA_PASSWORD" in done.stderr
 
 
-@pytest.mark.parametrize("profile", ["cpu"])
+@pytest.mark.parametrize("profile", PROFILES)
 def test_what_is_mounted_is_there_and_what_is_set_is_a_setting(profile: str) -> None:
     known = {f"STN_SERVE_{setting.name.upper()}" for setting in SETTINGS}
     for name, service in services(profile).items():

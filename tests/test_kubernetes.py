@@ -114,7 +114,7 @@ def test_pods_are_probed_spread_restricted_and_let_finish(base: str) -> None:
         assert container["lifecycle"]["preStop"]["sleep"]["seconds"] + finishing < pod["terminationGracePeriodSeconds"]
 
 
-@pytest.mark.parametrize("base", ["stn-serve"])
+@pytest.mark.parametrize("base", ["stn-serve", "triton"])
 def test_the_command_takes_what_pods_are_started_with(base: str) -> None:
     found = [container for _, container in containers(base) if container["name"] == "stn-serve"]
     for container in [*found, *of_kind("kserve", "ServingRuntime")[0]["spec"]["containers"]]:
