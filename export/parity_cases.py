@@ -4,12 +4,12 @@ real          test images of the data set
 noise         uniform noise: the sharpest edges there are
 half_pixel    noise, theta forced to move by nearly half a pixel: nearest for bilinear, swapped axes or another
               `align_corners` pass wherever theta is the identity, but not here
-far           noise, theta forced to look far outside
+far           noise, theta forced to look far outside; ramps, where thetas in series look out further than any one could
 out_of_range  ramps, raw parameters of up to 1e30 in size, which the guard clamps
 non_finite    ramps, raw parameters that are NaN or infinite
 
 (Ramps, because a theta at its bound runs a thousand times across the image from one pixel to the next: on noise the
-last bit of a coordinate would decide.)
+last bit of a coordinate would decide, `FAREST_ON_NOISE`.)
 
 A theta is forced by giving the regression layers constant biases, in a copy of the network and in a copy of the very
 file that will be published.
@@ -48,6 +48,8 @@ Edit = Callable[[onnx.GraphProto], None]
 
 NEARLY_HALF = (0.45, 0.4, 0.35)
 """Of a pixel along x, y, z: not a half, where the nearest neighbour is a matter of rounding, and not alike."""
+FAREST_ON_NOISE = 16.0
+"""The largest number in a theta under which noise is looked at; from further the last bit of a coordinate decides."""
 SEED = 20150605
 
 
@@ -85,8 +87,8 @@ def parity_cases(
     yield Case("real", network, model, np.resize(images, shape))
     yield Case("noise", network, model, noise)
     for check, biases in _forced_biases(network).items():
-        pictures = noise if check in ("half_pixel", "far") else ramps
-        yield Case(check, _force_network(network, biases), entry.changed(_forcing(biases, edit)), pictures)
+        forced = _force_network(network, biases)
+        yield Case(check, forced, entry.changed(_forcing(biases, edit)), noise if _is_near(forced) else ramps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,13 @@ class Entry:
             shutil.copytree(self.directory, copied, ignore=shutil.ignore_patterns("*.onnx"))
             onnx.save(model, copied / str(self.version) / "model.onnx")
             return Model.load(copied, self.version, self.config)
+
+
+def _is_near(forced: Network) -> bool:
+    """Whether the thetas of a network, the same for every image, see it from near enough to compare on noise."""
+    with torch.no_grad():
+        _, theta = forced(torch.zeros(1, *forced.input_size))
+    return theta is None or float(theta.abs().max()) < FAREST_ON_NOISE
 
 
 def _noise(shape: tuple[int, ...]) -> Images:

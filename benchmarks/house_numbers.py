@@ -1,0 +1,217 @@
+"""Fill Table 2 of the paper: sequence error on house numbers, cell by cell; and what four transformers cost.
+
+    python -m benchmarks.house_numbers 128/multi 128/single 128/cnn      # train cells, then write the table
+    python -m benchmarks.house_numbers --seeds 3                         # every cell, three seeds of each
+    python -m benchmarks.house_numbers --source svhn --style paper       # photographs, the paper's size: for a GPU
+    python -m benchmarks.house_numbers --cost                            # what four transformers cost
+    python -m benchmarks.house_numbers --report                          # only write the table
+
+Composed numbers are synthetic: their errors compare networks with each other, not with the paper's on SVHN. Runs are
+in runs/house_numbers and go on where they were cut off; results go to benchmarks/results/house_numbers.json and .md.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import mean, pstdev
+from typing import Annotated, Literal
+
+import torch
+import typer
+
+from benchmarks.digits import hardware
+from benchmarks.house_number_cost import Cost, measure_costs
+from training.cli import pick_device
+from training.config import Recipe, load_recipe
+from training.evaluate import evaluate
+from training.models.digits import count_parameters
+from training.train import load_data, read_log, train
+
+RUNS = Path("runs/house_numbers")
+RESULTS = Path(__file__).parent / "results"
+TEST_IMAGES = 10_000
+"""Composed ones that a cell is measured on, after the last epoch."""
+
+CROPS = {64: "tight", 128: "loose"}
+MODELS = {"cnn": "none", "single": "single", "multi": "multi"}
+PAPER = {"cnn": (4.0, 5.6), "single": (3.7, 3.9), "multi": (3.6, 3.9)}
+"""Sequence error in percent on SVHN with 64 and with 128 pixels (Table 2)."""
+BY_WORTH = [(size, model) for size in (128, 64) for model in ("multi", "cnn", "single")]
+
+Style = Literal["ours", "paper"]
+Source = Literal["composed", "svhn"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One trained cell."""
+
+    size: int
+    model: str
+    style: str
+    source: str
+    seed: int
+    epochs: int
+    error_percent: float
+    test_images: int
+    parameters: int
+    training_minutes: float
+    hardware: str
+    date: str
+
+    @property
+    def cell(self) -> tuple[str, str, int, str, int, int]:
+        """What tells it from other results."""
+        return self.source, self.style, self.size, self.model, self.epochs, self.seed
+
+
+def recipe(size: int, model: str, style: Style, source: Source, seed: int, epochs: int | None) -> Recipe:
+    """The recipe of a cell: the networks of a table differ in their transformers alone."""
+    settings = [
+        f"seed={seed}",
+        f"data.source={source}",
+        f"data.size={size}",
+        f"data.crop={CROPS[size]}",
+        f"model.transformers={MODELS[model]}",
+    ]
+    if epochs:
+        settings.append(f"training.epochs={epochs}")
+    return load_recipe("house_numbers_paper" if style == "paper" else "house_numbers_table", settings)
+
+
+def run_cell(
+    size: int, model: str, style: Style, source: Source, seed: int, epochs: int | None, device: torch.device
+) -> None:
+    """Train a cell, or go on with it, and measure it; the result goes into its folder."""
+    chosen = recipe(size, model, style, source, seed, epochs)
+    directory = RUNS / f"{size}-{model}-{style}-{source}-{chosen.training.epochs}-{seed}"
+    if (directory / "result.json").exists():
+        return
+    started = time.monotonic()
+
+    def watch(step: int, steps: int, loss: float) -> None:
+        if step % 200 == 0:
+            minutes = (time.monotonic() - started) / 60
+            print(f"{directory.name}: step {step}/{steps}, loss {loss:.3f}, {minutes:.0f} min", flush=True)
+
+    network = train(chosen, directory, device, watch).build_network().to(device)
+    data = load_data(chosen.changed([f"data.test_images={TEST_IMAGES}"]), device)
+    metrics = evaluate(network, data.test_batches(250))
+    result = Result(
+        size=size,
+        model=model,
+        style=style,
+        source=source,
+        seed=seed,
+        epochs=chosen.training.epochs,
+        error_percent=round(metrics["error_percent"], 3),
+        test_images=int(metrics["images"]),
+        parameters=count_parameters(network),
+        training_minutes=round(sum(entry["seconds"] for entry in read_log(directory)) / 60, 1),
+        hardware=hardware(device),
+        date=datetime.now(UTC).date().isoformat(),
+    )
+    (directory / "result.json").write_text(json.dumps(asdict(result)))
+    print(f"{directory.name}: {result.error_percent} %", flush=True)
+
+
+def collect() -> tuple[list[Result], list[Cost]]:
+    """Every result so far: those in the results file, and those in the run folders, which replace them."""
+    path = RESULTS / "house_numbers.json"
+    known = json.loads(path.read_text()) if path.exists() else {"results": [], "costs": []}
+    found = [json.loads(file.read_text()) for file in sorted(RUNS.glob("*/result.json"))]
+    results = {result.cell: result for result in (Result(**fields) for fields in (*known["results"], *found))}
+    return [results[cell] for cell in sorted(results)], [Cost(**fields) for fields in known["costs"]]
+
+
+def write_report(results: list[Result], costs: list[Cost]) -> None:
+    """The results as JSON, and the tables."""
+    RESULTS.mkdir(exist_ok=True)
+    fields = {"results": list(map(asdict, results)), "costs": list(map(asdict, costs))}
+    (RESULTS / "house_numbers.json").write_text(json.dumps(fields, indent=1) + "\n")
+    (RESULTS / "house_numbers.md").write_text(markdown(results, costs))
+
+
+def markdown(results: list[Result], costs: list[Cost]) -> str:
+    """Table 2 with the paper's numbers beside ours, and the costs."""
+    lines = [
+        "# House numbers: the paper's Table 2, and ours",
+        "",
+        "Sequence error in percent: images with any digit, or the length, wrong. The paper's column is on SVHN, real",
+        "photographs; *composed* are synthetic images (fonts and MNIST handwriting on painted walls): their errors",
+        "compare networks with each other, not with the paper's. 64 px are tight crops, 128 px loose ones. Within a",
+        "column all networks have the same width, images and steps, and differ in their transformers alone; mean ±",
+        f"standard deviation over seeds, measured after the last epoch on {TEST_IMAGES:,} unseen images. A dash is not",
+        "trained yet. Made by `python -m benchmarks.house_numbers`.",
+    ]
+    columns = sorted({(r.source, r.style, r.epochs) for r in results})
+    titles = [f"{source}, {style}, {epochs} epochs" for source, style, epochs in columns]
+    for index, size in enumerate(CROPS):
+        lines += ["", f"| {size} px | " + " | ".join(["paper, SVHN", *titles]) + " |", "|---" * (len(titles) + 2) + "|"]
+        for model in MODELS:
+            cells = [_summary([r for r in results if _is_of(r, size, model, column)]) for column in columns]
+            lines.append(f"| {model} | " + " | ".join([str(PAPER[model][index]), *cells]) + " |")
+    lines += ["", "| cell | parameters | seed | error, % | minutes | hardware | date |", "|---" * 7 + "|"]
+    lines += [
+        f"| {r.size}/{r.model} {r.style} {r.source} | {r.parameters:,} | {r.seed} | {r.error_percent} | "
+        f"{r.training_minutes} | {r.hardware} | {r.date} |"
+        for r in results
+    ]
+    if costs:
+        lines += ["", "## What four transformers cost", ""]
+        lines += ["ST-CNN Multi against the CNN alone, both at the paper's full size, medians of rounds in turn in one"]
+        lines += ["run, milliseconds a batch. The paper: 6 % more, forward and backward.", ""]
+        lines += ["| what | px | batch | CNN | Multi | Multi / CNN | rounds | hardware | date |", "|---" * 9 + "|"]
+        lines += [
+            f"| {c.what} | {c.size} | {c.batch} | {c.cnn_ms:.0f} | {c.multi_ms:.0f} | "
+            f"**{c.multi_ms / c.cnn_ms:.3f}** | {c.rounds} | {c.hardware} | {c.date} |"
+            for c in costs
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _is_of(result: Result, size: int, model: str, column: tuple[str, str, int]) -> bool:
+    return (result.size, result.model, (result.source, result.style, result.epochs)) == (size, model, column)
+
+
+def _summary(results: list[Result]) -> str:
+    if not results:
+        return "-"
+    errors = [r.error_percent for r in results]
+    spread = f" ± {pstdev(errors):.2f} ({len(errors)} seeds)" if len(errors) > 1 else " (1 seed)"
+    return f"**{mean(errors):.2f}**{spread}"
+
+
+def main(
+    cells: Annotated[list[str] | None, typer.Argument(help="Cells such as 128/multi; all of them, by worth.")] = None,
+    style: Annotated[Style, typer.Option(help="Narrow networks and a short schedule, or the paper's.")] = "ours",
+    source: Annotated[Source, typer.Option(help="Synthetic images, or SVHN's photographs.")] = "composed",
+    seeds: Annotated[int, typer.Option(help="How many seeds of each cell.")] = 1,
+    epochs: Annotated[int | None, typer.Option(help="Instead of the recipe's.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads of torch and of ONNX Runtime.")] = None,
+    device: Annotated[str, typer.Option(help="auto takes CUDA if there is one.")] = "auto",
+    cost: Annotated[bool, typer.Option("--cost", help="Train nothing, measure what transformers cost.")] = False,
+    rounds: Annotated[int, typer.Option(help="Of --cost.")] = 15,
+    report: Annotated[bool, typer.Option("--report", help="Train nothing, only write the table.")] = False,
+) -> None:
+    """Train cells of Table 2, or measure costs, and write the tables."""
+    if threads:
+        torch.set_num_threads(threads)
+    where = pick_device(device)
+    if cost:
+        write_report(collect()[0], measure_costs(where, rounds))
+    chosen = [(int(size), model) for size, model in (cell.split("/") for cell in cells)] if cells else BY_WORTH
+    for seed in [] if report or cost else range(seeds):
+        for size, model in chosen:
+            run_cell(size, model, style, source, seed, epochs, where)
+            write_report(*collect())
+    write_report(*collect())
+    print((RESULTS / "house_numbers.md").read_text())
+
+
+if __name__ == "__main__":
+    typer.run(main)
