@@ -24,6 +24,7 @@ from training.found import find_parts, found_table, look
 from training.models.digits import count_parameters
 from training.models.network import Network
 from training.pictures import contact_sheet, draw_curves, stack
+from training.readings import Readings, measure_readings
 from training.train import CHECKPOINT, LOG, begin, load_data, read_log
 from training.train import train as train_recipe
 
@@ -110,6 +111,8 @@ def evaluate(
     CONSOLE.print(_summary(evaluate_network(network, data.test_batches())))
     if isinstance(data, Photos) and recipe.data.family == "birds" and network.transformers():
         CONSOLE.print(found_table(find_parts(look(network, data), data, recipe.data.path)))
+    if recipe.model.family == "house_numbers":
+        CONSOLE.print(_readings_table(measure_readings(network, data.test_batches())))
     if by_class:
         CONSOLE.print(_class_table(accuracy_by_class(network, data.test_batches(), len(data.labels)), data.labels))
     if picture:
@@ -177,6 +180,19 @@ def _progress(console: Console) -> Progress:
 def _summary(metrics: dict[str, float]) -> str:
     top5 = f" (top five: {metrics['top5_error_percent']:.2f} %)" if "top5_error_percent" in metrics else ""
     return f"test error {metrics['error_percent']:.2f} %{top5} on {metrics['images']:,.0f} images"
+
+
+def _readings_table(readings: Readings) -> Table:
+    table = Table("of", "right, %")
+    table.add_row("whole sequences", f"{readings.right:.2f}")
+    table.add_row("lengths", f"{readings.length_right:.2f}")
+    for index, share in enumerate(readings.right_by_position, start=1):
+        table.add_row(f"position {index}", f"{share:.2f}")
+    for length, share in enumerate(readings.right_by_length, start=1):
+        table.add_row(f"sequences of {length}", f"{share:.2f}")
+    table.add_row(f"the {readings.sure:.1f} % that it is sure of", f"{readings.right_when_sure:.2f}")
+    table.add_row("(mean confidence)", f"{readings.confidence:.2f}")
+    return table
 
 
 def _class_table(percent: Sequence[float], labels: Sequence[str]) -> Table:

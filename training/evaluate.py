@@ -48,6 +48,6 @@ def accuracy_by_class(network: Network, batches: Iterable[tuple[Tensor, Tensor]]
     for images, targets in batches:
         logits, _ = network(images.contiguous(memory_format=torch.channels_last))
         right += torch.bincount(targets[logits.argmax(-1) == targets].cpu(), minlength=classes)
-        count += torch.bincount(targets.cpu(), minlength=classes)
+        count += torch.bincount(targets.flatten().cpu(), minlength=classes)
     percent: list[float] = (100 * right / count).tolist()
     return percent
