@@ -176,6 +176,7 @@ def report(outcome: Outcome, counted: int, capacity: float, command: str, worker
     settled = [mb for second, mb in outcome.memory if second >= WARM_UP * outcome.memory[-1][0]]
     percentiles = np.percentile(outcome.latencies_ms, (50, 90, 99, 99.9)).tolist()
     failed = "".join(f"\n- {count} times: {text}" for text, count in outcome.failures.most_common())
+    seconds, sent = outcome.memory[-1][0], len(outcome.latencies_ms) + sum(outcome.failures.values())
     cpus = len(os.sched_getaffinity(0))
     return f"""# A server left alone under load
 
@@ -185,11 +186,11 @@ callers together. Images and tensors for the shipped model, over gRPC and HTTP.
 | | |
 |---|---:|
 | capacity, {CALLERS} callers without a pause | {capacity:.0f} requests/s |
-| sent | {len(outcome.latencies_ms) + sum(outcome.failures.values())} |
+| sent | {sent}, {sent / seconds:.0f} requests/s |
 | answered | {len(outcome.latencies_ms)} |
 | counted by the server | {counted} |
 | failed | {sum(outcome.failures.values())} |
-| duration | {outcome.memory[-1][0] / 60:.1f} minutes |
+| duration | {seconds / 60:.1f} minutes |
 | resident memory after the warm-up | {min(settled):.1f} to {max(settled):.1f} MB |
 | its slope after the warm-up | {slope:+.2f} MB/h (standard error {error:.2f}) |
 | latency, median | {percentiles[0]:.1f} ms |

@@ -65,6 +65,18 @@ class Rule(NamedTuple):
         return self.source.read(f"tokens for {','.join(self.groups)}")
 
 
+def token_for(rules: Sequence[str], group: str) -> str:
+    """A token that the rules accept for a group, for who has the server's own settings; empty where none is needed.
+
+    Raises:
+        ConfigurationError: a rule or its source cannot be used.
+    """
+    for rule in map(Rule.parse, rules):
+        if group in rule.groups:
+            return rule.tokens()[0]
+    return ""
+
+
 class Access:
     """Decides for every call."""
 

@@ -10,6 +10,7 @@ from urllib.request import HTTPSHandler, ProxyHandler, build_opener
 
 import typer
 
+from stn_serve.access import token_for
 from stn_serve.errors import ConfigurationError
 from stn_serve.listening import host_port
 from stn_serve.setting_sources import parameters, read_settings
@@ -31,7 +32,7 @@ def health(**values: Any) -> None:  # noqa: ANN401 - the settings
         STN_SERVE_CONFIG=stn.toml stn health
 
     With TLS the server's certificate is not examined, because this machine asks itself; with mutual TLS it is the one
-    that is shown.
+    that is shown. A token, where one is wanted, is taken from where the server has it.
     """
     problem = ask(read_settings(values))
     typer.echo(f"not ready: {problem}" if problem else "ready", err=bool(problem))
@@ -50,8 +51,11 @@ def ask(settings: ServerSettings) -> str:
     scheme = "https" if settings.tls_cert else "http"
     host = WILDCARDS.get(settings.host, settings.host)
     url = f"{scheme}://{host_port(host, settings.http_port)}/v2/health/ready"
+    token = token_for(settings.tokens, "health")
     # No proxy: the environment's is for the world outside.
     opener = build_opener(ProxyHandler({}), HTTPSHandler(context=_context(settings)))
+    if token:
+        opener.addheaders = [("Authorization", f"Bearer {token}")]
     try:
         with opener.open(url, timeout=TIMEOUT_S):
             return ""

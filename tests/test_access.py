@@ -141,6 +141,16 @@ def test_the_client_brings_its_token(guarded: Served) -> None:
             stn.predict(WHITE)
 
 
+def test_the_probe_brings_the_servers_own_token(guarded: Served, tmp_path: Path) -> None:
+    (tmp_path / "root").write_text("root")
+    (tmp_path / "other").write_text("other")
+    for name, code in (("root", 0), ("other", 1)):
+        port = guarded.http.rpartition(":")[2]
+        result = run_stn("health", "--http-port", port, "--tokens", f"all=file:{tmp_path / name}")
+        assert result.returncode == code, result.stderr
+        assert name not in result.stdout + result.stderr.replace(str(tmp_path / name), "")
+
+
 def test_every_method_of_every_service_has_a_group() -> None:
     services = [
         service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"],
