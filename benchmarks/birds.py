@@ -52,7 +52,10 @@ ImageNet, and give it 160 x 160 px, half the pixels of the paper's 224: what two
 the whole photo, reduced; each transformer cuts half of its side out of 448 px. The plain network trains 12 epochs; the
 others begin with it, seed by seed, and train 4 epochs more, `trained on` without transformers. Measured after the last
 epoch, nothing chosen by its test error; ± is the standard deviation over seeds. The paper's numbers are of all 200
-classes, with Inception at 224 px. Made by `python -m benchmarks.birds --report`.
+classes, with Inception at 224 px. Photos to train on are reduced once to be kept and once to be shown, photos to test
+once, as a server does it: of 448 px nothing is lost, of 160 px a little. Tested on photos that were reduced twice too,
+the plain networks `cnn/0` and `cnn/1` are right on 68.7 and 68.6 %, trained on 66.1 and 66.5 %. Made by
+`python -m benchmarks.birds --report`.
 """
 FOUND = """## What the transformers found
 
