@@ -63,10 +63,14 @@ def markdown(
     lines = [
         "# Training in several processes",
         "",
-        f"`python -m benchmarks.distributed_training --recipe {recipe} --epochs {epochs} --rounds {rounds} "
-        f"--processes {together}`,",
-        f"{datetime.now(UTC).date().isoformat()}, {os.cpu_count()} {platform.machine()} cores, one thread a process. "
-        "Median (minimum to maximum).",
+        (
+            f"`python -m benchmarks.distributed_training --recipe {recipe} --epochs {epochs} --rounds {rounds} "
+            f"--processes {together}`,"
+        ),
+        (
+            f"{datetime.now(UTC).date().isoformat()}, {os.cpu_count()} {platform.machine()} cores, a thread each. "
+            "Median (minimum to maximum)."
+        ),
         "",
         "| processes | seconds an epoch | test error, % |",
         "|---|---|---|",
