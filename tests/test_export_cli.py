@@ -155,7 +155,7 @@ def test_what_a_user_can_mend_is_one_line(
         ("foreign.pt", [], "is not a checkpoint of stn-serve"),
         (checkpoint, ["--name", "a/b"], "name: expected letters"),
         (checkpoint, ["--version", "1"], "version 1 of 'digits' exists, and is never overwritten; 2 is free"),
-        (checkpoint, ["--precision", "bf16"], "precision: expected one of fp32, fp16, int8, got 'bf16'"),
+        (checkpoint, ["--precision", "bf16"], "precision: expected one of fp32, fp16, fp16-weights, int8, got"),
         (checkpoint, ["--target", "tpu"], "target: expected one of cpu, cuda, tensorrt, got 'tpu'"),
         (checkpoint, ["--target", "cuda", "--triton", "24.04"], "would run on the CPU"),
         (checkpoint, ["--version", "0"], "version: expected a number of at least 1, got 0"),

@@ -210,7 +210,7 @@ def test_a_load_whose_caller_goes_away_is_finished(repository: Path) -> None:
 
 
 def test_a_model_that_runs_long_holds_up_neither_loads_nor_other_models(tmp_path: Path) -> None:
-    publish_slow(tmp_path, repeats=40)
+    publish_slow(tmp_path, repeats=400)
     publish_ident(tmp_path)
 
     async def load_beside() -> None:
