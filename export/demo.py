@@ -18,10 +18,10 @@ from rich.console import Console
 from rich.table import Table
 
 from export.publishing import export_checkpoint
-from export.server_process import ServerProcess
 from stn_serve.client import Client
 from stn_serve.drawing import contact_sheet
 from stn_serve.prediction import Prediction
+from stn_serve.server_process import ServerProcess
 from training.checkpoint import Checkpoint
 from training.cli import pick_device, run
 from training.config import Recipe, load_recipe

@@ -37,6 +37,7 @@ COMMANDS = {
     "evaluate": Target("training.cli", "evaluate", "Measure a checkpoint on its test set."),
     "export": Target("export.cli", "export", "Turn a checkpoint into a model repository entry, proven equal."),
     "models": Target("stn_serve.models_cli", "models", "List, show, check and remove the models of a repository."),
+    "tune": Target("stn_serve.tune", "tune", "Find a model's best settings on this machine, by measuring."),
     "health": Target("stn_serve.health", "health", "Ask the server on this machine whether it is ready."),
     "predict": Target("stn_serve.predict", "predict", "Ask a running server about images."),
 }

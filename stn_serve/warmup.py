@@ -25,7 +25,7 @@ def warm_up(model: Model, directory: Path) -> None:
         where = f"model '{model.name}': model_warmup '{sample.name}'"
         _check_names(where, sample, model)
         rows = (max(sample.batch_size, 1),) if model.max_batch_size else ()
-        inputs = {name: _array(where, tensor, rows, directory) for name, tensor in sample.inputs.items()}
+        inputs = {name: sample_array(where, tensor, rows, directory) for name, tensor in sample.inputs.items()}
         try:
             for _ in range(max(sample.count, 1)):
                 model.run(inputs)
@@ -39,7 +39,7 @@ def _check_names(where: str, sample: ModelWarmup, model: Model) -> None:
         raise ConfigurationError(f"{where} has inputs {sorted(sample.inputs)}, expected {expected}")
 
 
-def _array(where: str, tensor: ModelWarmup.Input, rows: tuple[int, ...], directory: Path) -> NDArray[Any]:
+def sample_array(where: str, tensor: ModelWarmup.Input, rows: tuple[int, ...], directory: Path) -> NDArray[Any]:
     """One row of the kind asked for, repeated over the batch."""
     datatype = datatype_of_config(tensor.data_type)
     if datatype not in DATATYPES:

@@ -15,7 +15,7 @@ import tritonclient.http
 from PIL import Image
 
 from export.publishing import export_checkpoint
-from export.server_process import ServerProcess, ServerProcessError
+from stn_serve.server_process import ServerProcess, ServerProcessError
 from training.checkpoint import Checkpoint, load_checkpoint
 from training.config import load_recipe
 from training.train import CHECKPOINT, train

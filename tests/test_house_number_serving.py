@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from export.publishing import export_checkpoint
-from export.server_process import ServerProcess
 from stn_serve import Client
+from stn_serve.server_process import ServerProcess
 from training.checkpoint import Checkpoint, build_network, load_checkpoint, save_checkpoint
 from training.config import load_recipe
 from training.train import load_data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+from stn_serve.setting_sources import PREFIX
 
 READY_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
@@ -21,10 +24,11 @@ class ServerProcessError(ValueError):
 
 
 class ServerProcess:
-    """A real server.
+    """A real server, in a session of its own as in production: Linux shares the CPUs out among sessions.
 
     Args:
         repository: the model repository to serve.
+        flags: more settings. Those of the environment are for servers that somebody starts, and do not reach this one.
 
     Raises:
         ServerProcessError: it does not become ready, or does not stop cleanly.
@@ -34,8 +38,9 @@ class ServerProcess:
     http: str
     metrics: str
 
-    def __init__(self, repository: Path) -> None:
+    def __init__(self, repository: Path, *flags: str) -> None:
         self._repository = repository
+        self._flags = flags
         self._folder = tempfile.TemporaryDirectory(prefix="stn-serve-")
 
     def __enter__(self) -> Self:
@@ -45,9 +50,19 @@ class ServerProcess:
         command = [sys.executable, "-m", "stn_serve", "serve", "--model-repository", str(self._repository)]
         with self._output.open("w") as output:
             self._process = subprocess.Popen(  # noqa: S603 - our own command
-                [*command, *ports, "--ready-file", str(self._ready)], stdout=output, stderr=subprocess.STDOUT
+                [*command, *ports, *self._flags, "--ready-file", str(self._ready)],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={name: value for name, value in os.environ.items() if not name.startswith(PREFIX)},
+                start_new_session=True,
             )
-        self._wait_until_ready()
+        try:
+            self._wait_until_ready()
+        except BaseException:
+            self._process.kill()
+            self._process.wait()
+            self._folder.cleanup()
+            raise
         return self
 
     def __exit__(
@@ -64,14 +79,16 @@ class ServerProcess:
         if code and error is None:
             raise ServerProcessError(f"the server stopped with exit code {code}: {output}")
 
+    @property
+    def pid(self) -> int:
+        """Of the process; with several workers of their supervisor."""
+        return self._process.pid
+
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + READY_TIMEOUT_S
         while not self._ready.exists():
             if self._process.poll() is not None or time.monotonic() > deadline:
-                self._process.kill()
-                printed = self._output.read_text()
-                self._folder.cleanup()
-                raise ServerProcessError(f"the server did not become ready: {printed}")
+                raise ServerProcessError(f"the server did not become ready: {self._output.read_text()}")
             time.sleep(0.05)
         addresses = json.loads(self._ready.read_text())
         self.grpc, self.http, self.metrics = addresses["grpc"], addresses["http"], addresses["metrics"]
