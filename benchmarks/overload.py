@@ -1,14 +1,15 @@
 """What a server does at ten times its capacity: who is refused, how fast, who is answered, and what its memory does.
 
     python -m benchmarks.overload
-    python -m benchmarks.overload --seconds 10 --output /dev/stdout
+    python -m benchmarks.overload --model digits --seconds 10 --output /dev/stdout
 
-Starts `stn serve` with the shipped `digits` model, and finds its capacity: so many requests of 16 images a second are
-answered to 8 callers that each wait for their answer. Then it starts the server again with a queue of as many requests
-as it can answer in half a second, which is also how long one may wait, as an operator would size it. It sends requests
+For each model, starts `stn serve` with it alone and finds its capacity: so many requests a second are answered to 8
+callers that each wait for their answer. Then it starts the server again with a queue of as many requests as it can
+answer in half a second, which is also how long one may wait, as an operator would size it. A flood of requests comes
 over gRPC at a steady rate of ten times the capacity, whether or not earlier ones have been answered, each with a
-deadline of a second. Latencies are those that the callers see; they run on the same machine. The table goes to
-benchmarks/results/overload.md.
+deadline of a second. The flood has the server's CPUs to share, and so it sees itself late; what the server does is seen
+by a probe, a caller that sends fifty requests a second and that the kernel gives a fair share of the CPUs, as callers
+on other machines have. The tables go to benchmarks/results/overload.md.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -32,16 +33,20 @@ from typing import Annotated, Any, NamedTuple
 import grpc
 import numpy as np
 import typer
+import uvloop
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from stn_serve.limits import available_cpus
+from stn_serve.repository import read_config
 
 ROOT = Path(__file__).parents[1]
-MODEL = ROOT / "model_repository" / "digits"
+MODELS = ROOT / "model_repository"
 RESULTS = Path(__file__).parent / "results" / "overload.md"
 FREE_PORTS = ("--grpc-port", "0", "--http-port", "0", "--metrics-port", "0")
-ROWS = 16
+ROWS = {"digits": 16, "house_numbers": 16, "birds": 1}
+"""Images of a request."""
 CALLERS = 8
+PROBES_PER_S = 50
 DEADLINE_S = 1.0
 QUEUED_S = DEADLINE_S / 2
 """What the queue holds is answered in this time."""
@@ -57,7 +62,7 @@ class Outcomes:
 
     answered: list[float] = field(default_factory=list)
     refused: list[float] = field(default_factory=list)
-    """Told that the queue is full."""
+    """Told that the queue is full, or its wait too long."""
     expired: int = 0
     """Refused when they had waited for too long."""
     late: int = 0
@@ -77,16 +82,19 @@ class Outcomes:
 
 
 @contextmanager
-def serving(queue: str) -> Iterator[tuple[int, str]]:
+def serving(model: str, queue: str) -> Iterator[tuple[int, str]]:
     """A server for the time of a `with`: its process id, and where it speaks gRPC."""
     with TemporaryDirectory() as folder:
         repository, ready_file = Path(folder) / "repository", Path(folder) / "ready.json"
-        shutil.copytree(MODEL, repository / "digits")
-        config = repository / "digits" / "config.pbtxt"
+        shutil.copytree(MODELS / model, repository / model)
+        config = repository / model / "config.pbtxt"
         config.write_text(config.read_text().replace("max_queue_size: 1024", queue))
         command = [sys.executable, "-m", "stn_serve", "serve", "--model-repository", str(repository), *FREE_PORTS]
         process = subprocess.Popen(
-            [*command, "--ready-file", str(ready_file), "--log-level", "error"], stdout=subprocess.DEVNULL, cwd=ROOT
+            [*command, "--ready-file", str(ready_file), "--log-level", "error"],
+            stdout=subprocess.DEVNULL,
+            cwd=ROOT,
+            start_new_session=True,  # the kernel shares CPUs between sessions first
         )
         try:
             while not ready_file.exists():
@@ -105,7 +113,7 @@ async def ask(stub: Any, request: Any, outcomes: Outcomes, timeout_s: float = DE
     try:
         await stub.ModelInfer(request, timeout=timeout_s)
     except grpc.aio.AioRpcError as error:
-        if error.code() is grpc.StatusCode.UNAVAILABLE and "queue size" in (error.details() or ""):
+        if error.code() is grpc.StatusCode.UNAVAILABLE and _refused_at_once(error.details() or ""):
             outcomes.refused.append((time.perf_counter() - started) * 1e3)
         elif error.code() is grpc.StatusCode.UNAVAILABLE and "timeout expired" in (error.details() or ""):
             outcomes.expired += 1
@@ -115,6 +123,10 @@ async def ask(stub: Any, request: Any, outcomes: Outcomes, timeout_s: float = DE
             outcomes.failed += 1
     else:
         outcomes.answered.append((time.perf_counter() - started) * 1e3)
+
+
+def _refused_at_once(details: str) -> bool:
+    return "queue size" in details or "would wait" in details
 
 
 async def find_capacity(stub: Any, request: Any, seconds: float) -> float:  # noqa: ANN401
@@ -129,17 +141,34 @@ async def find_capacity(stub: Any, request: Any, seconds: float) -> float:  # no
     return len(outcomes.answered) / (time.perf_counter() - began)
 
 
-async def overload(stub: Any, request: Any, rate: float, seconds: float) -> Outcomes:  # noqa: ANN401
+async def flood(stub: Any, request: Any, rate: float, seconds: float) -> Outcomes:  # noqa: ANN401
     """Send at a steady rate, whatever comes back."""
-    outcomes, calls = Outcomes(), set[asyncio.Task[None]]()
+    outcomes, asked = Outcomes(), set[asyncio.Task[None]]()
     began = time.perf_counter()
-    for number in range(round(rate * seconds)):
+    for number in range(max(1, round(rate * seconds))):
         await asyncio.sleep(max(0, began + number / rate - time.perf_counter()))
         call = asyncio.create_task(ask(stub, request, outcomes))
-        calls.add(call)
-        call.add_done_callback(calls.discard)
-    await asyncio.gather(*calls)
+        asked.add(call)
+        call.add_done_callback(asked.discard)
+    await asyncio.gather(*asked)
     return outcomes
+
+
+async def probe(address: str, model: str, seconds: float) -> Outcomes:
+    """Send a few requests beside the flood, from a process in a session of its own."""
+    command = (sys.executable, "-m", "benchmarks.overload_probe", address, model, str(seconds))
+    process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, cwd=ROOT, start_new_session=True)
+    output, _ = await process.communicate()
+    return Outcomes(**json.loads(output))
+
+
+def build_request(model: str) -> Any:  # noqa: ANN401
+    """Random images for a model."""
+    shape = (ROWS[model], *read_config(MODELS / model).input[0].dims)
+    images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    request = service_pb2.ModelInferRequest(model_name=model, raw_input_contents=[images.tobytes()])
+    request.inputs.add(name="image", datatype="UINT8", shape=images.shape)
+    return request
 
 
 class Sample(NamedTuple):
@@ -168,10 +197,12 @@ async def watch(process: int, samples: list[Sample]) -> None:
 class Measurement:
     """Rates are requests a second."""
 
+    model: str
     capacity: float
     queue: int
     offered: float
     outcomes: Outcomes
+    probed: Outcomes
     samples: list[Sample]
 
 
@@ -182,50 +213,59 @@ async def asking(address: str) -> AsyncIterator[Any]:
         yield service_pb2_grpc.GRPCInferenceServiceStub(channel)
 
 
-async def measure(seconds: float, factor: float) -> Measurement:
+async def measure(model: str, seconds: float, factor: float) -> Measurement:
     """Find the capacity, and exceed it."""
-    images = np.random.default_rng(0).integers(0, 256, (ROWS, 42, 42, 1), np.uint8)
-    request = service_pb2.ModelInferRequest(model_name="digits", raw_input_contents=[images.tobytes()])
-    request.inputs.add(name="image", datatype="UINT8", shape=images.shape)
-    with serving(f"max_queue_size: {CALLERS}") as (_, address):
+    request = build_request(model)
+    with serving(model, f"max_queue_size: {CALLERS}") as (_, address):
         async with asking(address) as stub:
             await find_capacity(stub, request, WARM_UP_S)
             capacity = await find_capacity(stub, request, CAPACITY_S)
     queue = max(1, round(capacity * QUEUED_S))
     policy = f"max_queue_size: {queue} default_timeout_microseconds: {round(QUEUED_S * 1e6)}"
-    with serving(policy) as (process, address):
+    with serving(model, policy) as (process, address):
         async with asking(address) as stub:
             await find_capacity(stub, request, WARM_UP_S)
             samples: list[Sample] = []
             watching = asyncio.create_task(watch(process, samples))
+            probing = asyncio.create_task(probe(address, model, seconds))
             began = time.perf_counter()
-            outcomes = await overload(stub, request, factor * capacity, seconds)
+            outcomes = await flood(stub, request, factor * capacity, seconds)
             offered = outcomes.count / (time.perf_counter() - began)
+            probed = await probing
             watching.cancel()
-    return Measurement(capacity, queue, offered, outcomes, samples)
+    return Measurement(model, capacity, queue, offered, outcomes, probed, samples)
 
 
-def render(command: str, note: str, measured: Measurement) -> str:
-    """The table."""
-    outcomes, samples = measured.outcomes, measured.samples
+def render(command: str, note: str, measured: Sequence[Measurement]) -> str:
+    """The tables."""
+    machine = f"{available_cpus()} CPUs of a {platform.machine()} machine that the callers share"
+    date = datetime.now(UTC).date().isoformat()
+    head = f"# Overload\n\n`{command}`, {date}, {machine}.{f' {note}' if note else ''}\n"
+    return "\n".join([head, *map(render_model, measured)])
+
+
+def render_model(measured: Measurement) -> str:
+    """The table of one model."""
+    outcomes, probed, samples = measured.outcomes, measured.probed, measured.samples
     settled = np.array(samples[len(samples) // 2 :])
     slope = np.polyfit(settled[:, 0] - settled[0, 0], settled[:, 1], 1)[0] * 60
     resident = [sample.resident_mb for sample in samples]
     first, last = samples[0], samples[-1]
     sizes = f"{resident[0]:.0f} MB at its start, {max(resident):.0f} MB at most, {resident[-1]:.0f} MB at its end"
-    accepted = outcomes.accepted
     rows = {
         f"capacity, {CALLERS} callers that wait for their answers": f"{measured.capacity:.1f} requests/s",
         "offered": f"{measured.offered:.1f} requests/s, {measured.offered / measured.capacity:.1f} times as many",
         "requests": f"{outcomes.count}",
-        "not refused at once": f"{accepted}",
-        "of these answered within their deadline": f"{len(outcomes.answered)} ({_percent(outcomes, accepted)})",
+        "refused at once": f"{len(outcomes.refused)}",
+        "accepted": f"{outcomes.accepted}",
+        "of these answered within their deadline": f"{len(outcomes.answered)} ({_answered_percent(outcomes)})",
         "of these refused when their time in the queue was up": f"{outcomes.expired}",
         "of these not answered by their deadline": f"{outcomes.late}",
-        "latency of an answer": _quantiles(outcomes.answered),
-        "refused, the queue being full": f"{len(outcomes.refused)}",
-        "latency of such a refusal": _quantiles(outcomes.refused),
         "failed otherwise": f"{outcomes.failed}",
+        "latency of a refusal, as the flood sees it": _quantiles(outcomes.refused),
+        f"as the probe sees it, in {len(probed.refused)} of {probed.count} requests": _quantiles(probed.refused),
+        "latency of an answer, as the flood sees it": _quantiles(outcomes.answered),
+        "as the probe sees it": _quantiles(probed.answered),
         "resident memory of the server": sizes,
         "its slope over the second half": f"{slope:+.2f} MB/min",
         "its event loop had a CPU, and waited for one": (
@@ -233,14 +273,9 @@ def render(command: str, note: str, measured: Measurement) -> str:
         ),
     }
     table = "\n".join(f"| {what} | {value} |" for what, value in rows.items())
-    machine = f"{available_cpus()} CPUs of a {platform.machine()} machine that the callers share"
-    date = datetime.now(UTC).date().isoformat()
-    return f"""# Overload
+    return f"""## {measured.model}
 
-`{command}`, {date}, {machine}.{f" {note}" if note else ""}
-
-The model `digits`, requests of {ROWS} images over gRPC, a queue of {measured.queue} requests, a deadline of \
-{DEADLINE_S:g} s.
+Requests of {ROWS[measured.model]} images, a queue of {measured.queue} requests, a deadline of {DEADLINE_S:g} s.
 
 | | |
 |---|---:|
@@ -248,18 +283,19 @@ The model `digits`, requests of {ROWS} images over gRPC, a queue of {measured.qu
 """
 
 
-def _percent(outcomes: Outcomes, accepted: int) -> str:
-    return f"{len(outcomes.answered) / accepted:.2%}" if accepted else "none"
+def _answered_percent(outcomes: Outcomes) -> str:
+    return f"{len(outcomes.answered) / outcomes.accepted:.2%}" if outcomes.accepted else "none"
 
 
 def _quantiles(milliseconds: list[float]) -> str:
     if not milliseconds:
         return "none"
-    median, high = np.percentile(milliseconds, [50, 99])
-    return f"median {median:.1f} ms, p99 {high:.1f} ms, at most {max(milliseconds):.1f} ms"
+    median, most, high = np.percentile(milliseconds, [50, 90, 99])
+    return f"median {median:.1f} ms, p90 {most:.1f} ms, p99 {high:.1f} ms, at most {max(milliseconds):.1f} ms"
 
 
 def main(
+    model: Annotated[list[str], typer.Option(help="A shipped model; can be repeated.")] = list(ROWS),  # noqa: B006
     seconds: Annotated[float, typer.Option(min=1, help="How long the overload lasts.")] = 60.0,
     factor: Annotated[float, typer.Option(min=0.1, help="Times the capacity that is offered.")] = OVERLOAD,
     note: Annotated[str, typer.Option(help="A sentence about the machine, for the results.")] = "",
@@ -269,10 +305,10 @@ def main(
 
     For example:
 
-        python -m benchmarks.overload --seconds 10 --output overload.md
+        python -m benchmarks.overload --model digits --seconds 10 --output overload.md
     """
     command = f"python -m benchmarks.overload --seconds {seconds:g} --factor {factor:g}"
-    table = render(command, note, asyncio.run(measure(seconds, factor)))
+    table = render(command, note, [uvloop.run(measure(name, seconds, factor)) for name in model])
     output.write_text(table)
     print(table)
 

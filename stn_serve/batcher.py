@@ -16,15 +16,20 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from stn_serve import calls
 from stn_serve.compute import ComputePool
 from stn_serve.errors import ServingError, Unavailable
 from stn_serve.execution import Execution, Run
 from stn_serve.input_buffers import InputBuffers
+from stn_serve.pace import Pace
 from stn_serve.request_queue import Answer, Pending, RequestQueue
 from stn_serve.scheduling import AS_CONFIGURED, BatchingPolicy, Urgency
 from stn_serve.statistics import Statistics
 
 Array = NDArray[Any]
+
+TRUSTED = 0.5
+"""A request is accepted if its wait is thought to take this part of its time at most: what is thought is not exact."""
 
 STOPPING_S = 1.0
 """How long a batch may take to end that has been told to."""
@@ -53,6 +58,7 @@ class Batcher:
         self._queue = RequestQueue(name, policy)
         self._idle = [InputBuffers() for _ in range(instances)]
         self._unanswered: dict[Execution, None] = {}
+        self._pace = Pace()
         self._timer: asyncio.TimerHandle | None = None
         self._drained: asyncio.Future[None] | None = None
 
@@ -62,14 +68,18 @@ class Batcher:
         return len(self._queue)
 
     def check_room(self, urgency: Urgency = AS_CONFIGURED) -> None:
-        """Whether a request would be accepted now, to be asked before work is spent on it.
+        """Whether a request of the current call would be accepted now, to be asked before work is spent on it.
 
         Raises:
-            Unavailable: the queue is full, or the batcher is closing.
+            Unavailable: the queue is full, the request would wait for too long in it, or the batcher is closing.
         """
         if self._drained is not None:
             raise self._stopping()
-        self._queue.check_room(self._policy.level(urgency.priority))
+        level = self._policy.level(urgency.priority)
+        self._queue.check_room(level)
+        batches = self._queue.batches_before(level)
+        if batches:
+            self._check_time(batches + (not self._idle), self._policy.queue_of(level).timeout_s(urgency.timeout_us))
 
     async def infer(
         self, inputs: Mapping[str, Array], outputs: Sequence[str], rows: int, urgency: Urgency = AS_CONFIGURED
@@ -77,11 +87,10 @@ class Batcher:
         """Run one request of `rows` rows among others; `outputs` are the names to compute.
 
         Raises:
-            Unavailable: the queue is full, the request waited too long, or the batcher is closing.
+            Unavailable: as `check_room`, or the request waited too long.
             ModelFailure: the model failed with this request.
         """
-        if self._drained is not None:
-            raise self._stopping()
+        self.check_room(urgency)
         loop = asyncio.get_running_loop()
         level = self._policy.level(urgency.priority)
         request = Pending(inputs, outputs, rows, level, time.perf_counter_ns(), loop.create_future())
@@ -121,6 +130,19 @@ class Batcher:
             if all(request.future.done() for request in batch.requests):
                 batch.abandon()
 
+    def _check_time(self, batches: float, timeout_s: float | None) -> None:
+        """Refuse now what would be too late, with so many batches before it: its caller may yet ask elsewhere."""
+        wait_s, allowed_s = self._pace.seconds(batches), timeout_s
+        remaining_s = calls.remaining_s()
+        if remaining_s is not None:
+            answer_s = remaining_s - self._pace.seconds(1)
+            allowed_s = answer_s if allowed_s is None else min(allowed_s, answer_s)
+        if allowed_s is not None and wait_s > allowed_s * TRUSTED:
+            raise Unavailable(
+                f"Request would wait {wait_s:.2g} s in the queue of model '{self._name}', "
+                f"and its timeout or deadline leaves {max(allowed_s, 0):.2g} s"
+            )
+
     def _stopping(self) -> Unavailable:
         return Unavailable(f"Server is stopping, model '{self._name}' has stopped accepting new inference requests")
 
@@ -149,11 +171,13 @@ class Batcher:
             return None
         requests, wait_s = self._queue.choose()
         if wait_s > 0:
+            self._pace.rest()
             self._timer = asyncio.get_running_loop().call_later(wait_s, self._ask)
         if wait_s > 0 or not requests:
             return None
         for request in requests:
             self._remove(request)
+        self._pace.work(time.perf_counter_ns())
         execution = Execution(self._name, self._run, self._policy, requests, self._idle.pop(), self._finish)
         self._unanswered[execution] = None
         self._ask()  # for another instance, if there is more to do
@@ -161,11 +185,14 @@ class Batcher:
 
     def _finish(self, execution: Execution) -> None:
         self._idle.append(execution.buffers)
+        self._pace.finish(time.perf_counter_ns())
         for rows, phases in execution.runs:
             self._statistics.record_execution(rows, phases)
         for batch in self._answerable(execution):
             del self._unanswered[batch]
             _answer(batch)
+        if not self._queue and not self._unanswered:
+            self._pace.rest()
         self._ask()
         self._settle_drained()
 

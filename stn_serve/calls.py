@@ -112,6 +112,12 @@ def current() -> Call | None:
     return _current.get()
 
 
+def remaining_s() -> float | None:
+    """How long the caller of the current call still waits; None where it does not say, or there is none."""
+    call = _current.get()
+    return call.remaining_s() if call else None
+
+
 def fail(error: ServingError) -> None:
     """The current call is answered with an error."""
     if call := _current.get():

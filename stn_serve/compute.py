@@ -28,6 +28,8 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Protocol
 
+from stn_serve.niceness import give_way
+
 LEASE_S = 1.0
 """How long a batch may keep its CPUs from others."""
 
@@ -155,6 +157,7 @@ class ComputePool:
 
 
 def _work(jobs: SimpleQueue[tuple[_Lease, Callable[[_Lease], None]] | None]) -> None:
+    give_way()
     while item := jobs.get():
         _run(*item)
         del item  # while the thread waits, nothing may hold a model that has been unloaded

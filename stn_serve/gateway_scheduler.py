@@ -114,8 +114,7 @@ class GatewayScheduler:
         return request
 
     def _remaining_s(self) -> float:
-        call = calls.current()
-        remaining_s = call.remaining_s() if call else None
+        remaining_s = calls.remaining_s()
         return self._timeout_s if remaining_s is None else min(remaining_s, self._timeout_s)
 
     def _outputs(self, response: Message, wanted: Sequence[str], rows: int) -> dict[str, Array]:

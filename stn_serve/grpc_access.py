@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from stn_serve import calls
 from stn_serve.access import Access
 from stn_serve.errors import ServingError
+from stn_serve.grpc_refusal import refusal
 
 METHOD_GROUPS = {
     "ServerLive": "health",
@@ -61,15 +61,5 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
             # Methods that do not exist are unknown to those only who may ask.
             self._access.check(METHOD_GROUPS.get(method, "inference"), str(metadata.get("authorization", "")))
         except ServingError as error:
-            return _refusal(method, error)
+            return refusal(method, error)
         return await continuation(handler_call_details)
-
-
-def _refusal(method: str, error: ServingError) -> MethodHandler:
-    async def refuse(_: object, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-        with calls.called("grpc", method, context.invocation_metadata):
-            calls.fail(error)
-            await context.abort(error.grpc_code, str(error))
-
-    # Whatever the method is: a handler of streams waits for no message.
-    return grpc.stream_stream_rpc_method_handler(refuse)

@@ -21,6 +21,7 @@ from stn_serve.control import NO_CUDA, Control, check_no_cuda_region, check_repo
 from stn_serve.errors import ServingError, Unavailable, Unsupported
 from stn_serve.grpc_access import AccessInterceptor
 from stn_serve.grpc_health import HealthService
+from stn_serve.grpc_refusal import Methods
 from stn_serve.grpc_stream import answer_in_order
 from stn_serve.inference import Inference
 from stn_serve.proto import image_prediction_pb2
@@ -42,6 +43,7 @@ SERVICES = tuple(
     file.DESCRIPTOR.services_by_name[name].full_name
     for file, name in ((service_pb2, "GRPCInferenceService"), (image_prediction_pb2, "ImagePrediction"))
 )
+INFERENCE_METHODS = ("/inference.GRPCInferenceService/ModelInfer", f"/{SERVICES[1]}/Predict")
 INTERNAL_ERROR = ServingError("internal error; the server's log tells more")
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -65,9 +67,6 @@ def create_server(
         options=[
             ("grpc.max_receive_message_length", max_message_bytes),
             ("grpc.max_send_message_length", -1),
-            # A caller that is no longer there, or reads nothing, is not waited for.
-            ("grpc.keepalive_time_ms", 60_000),
-            ("grpc.keepalive_timeout_ms", 20_000),
             # Workers of one server share a port, but two servers must not by accident.
             ("grpc.so_reuseport", int(shared_port)),
             ("grpc.max_concurrent_streams", MAX_STREAMS),
@@ -78,9 +77,10 @@ def create_server(
             ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
         ],
     )
-    add_GRPCInferenceServiceServicer_to_server(InferenceService(inference, control), server)
-    add_ImagePredictionServicer_to_server(ImagePredictionService(images, inference), server)  # type: ignore[no-untyped-call]
-    add_HealthServicer_to_server(HealthService(inference, SERVICES), server)
+    methods = Methods(server, dict.fromkeys(INFERENCE_METHODS, inference.check_room))
+    add_GRPCInferenceServiceServicer_to_server(InferenceService(inference, control), methods)
+    add_ImagePredictionServicer_to_server(ImagePredictionService(images, inference), methods)  # type: ignore[no-untyped-call]
+    add_HealthServicer_to_server(HealthService(inference, SERVICES), methods)
     reflection.enable_server_reflection([*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name], server)
     return server
 
@@ -220,7 +220,9 @@ class InferenceService(GRPCInferenceServiceServicer):  # type: ignore[misc]  # t
             self._inference.pending.spend(request.ByteSize()),
             self._inference.request(request.model_name, request.model_version, request.id) as counted,
         ):
-            asked = grpc_tensors.parse(request, self._control.shared_memory)
+            urgency = grpc_tensors.urgency_of(request)
+            counted.check_room(urgency)
+            asked = grpc_tensors.parse(request, urgency, self._control.shared_memory)
             return grpc_tensors.serialize(await self._inference.infer(counted, asked))
 
     async def _stream_infer(self, context: Context, request: Message) -> Message:

@@ -11,7 +11,7 @@ from tritonclient.grpc import service_pb2
 from stn_serve.errors import InvalidRequest
 from stn_serve.inference import InferResponse
 from stn_serve.parameters import class_count, span, urgency
-from stn_serve.scheduling import AS_CONFIGURED
+from stn_serve.scheduling import AS_CONFIGURED, Urgency
 from stn_serve.shared_memory import SharedMemory, Span
 from stn_serve.tensors import DATATYPES, from_contents, to_raw
 from stn_serve.validation import InferRequest, RequestedOutput, WireTensor
@@ -21,7 +21,16 @@ Message = Any
 """A message of tritonclient's, which has no types."""
 
 
-def parse(message: Message, shared_memory: SharedMemory) -> InferRequest:
+def urgency_of(message: Message) -> Urgency:
+    """The place in the queue that a `ModelInferRequest` asks for.
+
+    Raises:
+        InvalidRequest: by a parameter of another type, or of a name that is reserved.
+    """
+    return urgency(plain(message.parameters)) if message.parameters else AS_CONFIGURED
+
+
+def parse(message: Message, urgency: Urgency, shared_memory: SharedMemory) -> InferRequest:
     """A `ModelInferRequest` as a tensor request.
 
     Raises:
@@ -33,7 +42,7 @@ def parse(message: Message, shared_memory: SharedMemory) -> InferRequest:
         id=message.id,
         inputs=_inputs(message, shared_memory),
         outputs=[_requested_output(tensor, shared_memory) for tensor in message.outputs],
-        urgency=urgency(plain(message.parameters)) if message.parameters else AS_CONFIGURED,
+        urgency=urgency,
     )
 
 

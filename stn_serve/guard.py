@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 from dataclasses import dataclass
 from typing import Self
@@ -10,6 +11,10 @@ from typing import Self
 from stn_serve.access import OPEN, Access
 from stn_serve.certificates import Certificates
 from stn_serve.settings import ServerSettings
+
+logger = logging.getLogger(__name__)
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,12 @@ class Guard:
     def ssl_context(self) -> ssl.SSLContext | None:
         """For HTTP servers; None without TLS."""
         return self.certificates.http_context() if self.certificates else None
+
+    def warn_of_strangers(self, host: str) -> None:
+        """Where some calls want a token, name those that do not, if others than this machine can make them."""
+        if self.access is not OPEN and self.access.open_groups and host not in LOOPBACK:
+            groups = ", ".join(self.access.open_groups)
+            logger.warning("no token protects the calls of %s: whoever reaches %s may make them", groups, host)
 
     async def watch(self) -> None:
         """Take new certificates and tokens when the files change, for ever."""

@@ -21,6 +21,7 @@ from stn_serve.budget import Budget
 from stn_serve.catalogue import Catalogue
 from stn_serve.errors import InvalidRequest, NotFound, Unavailable
 from stn_serve.outputs import OutputTensor, deliver
+from stn_serve.scheduling import MOST_URGENT
 from stn_serve.served_model import ServedModel, ServedRequest
 from stn_serve.signature import TensorSignature
 from stn_serve.statistics import ComputeDurations, Duration
@@ -157,6 +158,19 @@ class Inference:
         with self.registry.use(model, version) as served, served.request() as request:
             calls.note(served.model.name, str(served.model.version), request_id)
             yield request
+
+    def check_room(self) -> None:
+        """Whether anything would be accepted now, to be asked before a request is read.
+
+        Only where there is one model to ask for: with several, the request says which.
+
+        Raises:
+            Unavailable: refused for now, and counted.
+        """
+        served = self.registry.only
+        if served:
+            with served.request() as request:
+                request.check_room(MOST_URGENT)
 
     async def infer(self, request: ServedRequest, asked: InferRequest) -> InferResponse:
         """Run tensors.

@@ -36,7 +36,13 @@ def configure(level: str, form: str) -> None:
     logging.getLogger("stn_serve").setLevel(number)
     # uvicorn tells of its own start and stop, which are the server's.
     logging.getLogger("uvicorn").setLevel(max(number, logging.WARNING))
+    # Where a caller goes away while it is answered, gRPC's library logs a traceback; the call itself is logged by us.
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_concerns_us)
     logging.captureWarnings(capture=True)
+
+
+def _concerns_us(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("ExecuteBatchError")
 
 
 def lost_lines() -> int:

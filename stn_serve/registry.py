@@ -18,6 +18,7 @@ from stn_serve.limits import available_cpus
 from stn_serve.loading import NOTHING, UNLOADED, IndexEntry, Loaded, load_model
 from stn_serve.malloc import return_freed_memory
 from stn_serve.model_files import Files
+from stn_serve.niceness import give_way
 from stn_serve.repository import find_models, model_directories
 from stn_serve.served_model import ServedModel, Shared
 
@@ -26,7 +27,7 @@ Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
 
 LOADING_THREADS = 4
-"""Models that are loaded at the same time when the server starts."""
+"""Models that are loaded at the same time."""
 
 
 class ModelRegistry(Catalogue):
@@ -45,6 +46,7 @@ class ModelRegistry(Catalogue):
         self._models = dict(models)
         self._served = {name: _by_version(loaded.entries) for name, loaded in models.items() if loaded.entries}
         self._control_mode = control_mode
+        self._threads = _loading_threads()
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._background: set[asyncio.Task[Any]] = set()
 
@@ -71,7 +73,7 @@ class ModelRegistry(Catalogue):
         directories = find_models(repository)
         chosen = _chosen(directories, names)
         shared = Shared(ComputePool(available_cpus()), count_predictions)
-        with ThreadPoolExecutor(LOADING_THREADS, thread_name_prefix="load") as threads:
+        with _loading_threads() as threads:
             results = list(threads.map(load_model, chosen, repeat({}), repeat(shared)))
         models = {directory.name: NOTHING for directory in directories}
         models |= {directory.name: loaded for directory, loaded in zip(chosen, results, strict=True)}
@@ -155,7 +157,9 @@ class ModelRegistry(Catalogue):
         """Load a model as its directory is now, beside what is served, and then put it in its place."""
         name = directory.name
         async with self._locks[name]:
-            loaded = await asyncio.to_thread(load_model, directory, self._served.get(name, {}), self._shared)
+            loaded = await asyncio.get_running_loop().run_in_executor(
+                self._threads, load_model, directory, self._served.get(name, {}), self._shared
+            )
             self._replace(name, loaded)
         return loaded
 
@@ -176,6 +180,7 @@ class ModelRegistry(Catalogue):
         draining = [asyncio.wait(self._background, timeout=grace_s)] if self._background else []
         await asyncio.gather(*closing, *draining)
         self._shared.pool.close()
+        self._threads.shutdown(wait=False)
 
     def _check_controlled(self) -> None:
         if self._control_mode != "explicit":
@@ -206,6 +211,11 @@ class ModelRegistry(Catalogue):
         self._background.add(task)
         task.add_done_callback(self._background.discard)
         return task
+
+
+def _loading_threads() -> ThreadPoolExecutor:
+    """Of sessions that are created in them, the threads are as nice."""
+    return ThreadPoolExecutor(LOADING_THREADS, thread_name_prefix="load", initializer=give_way)
 
 
 async def _retire(served: ServedModel) -> None:

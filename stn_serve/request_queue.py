@@ -7,6 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
@@ -48,6 +49,8 @@ class _Level:
     waiting: OrderedDict[Pending, None] = field(default_factory=OrderedDict)
     postponed: OrderedDict[Pending, None] = field(default_factory=OrderedDict)
     """Those whose time is up, where the model's policy lets them run after the others."""
+    rows: int = 0
+    """Of all of them."""
 
     def __len__(self) -> int:
         return len(self.waiting) + len(self.postponed)
@@ -95,6 +98,13 @@ class RequestQueue:
         if level in self._levels and len(self._levels[level]) >= limit:
             raise Unavailable(f"Exceeds maximum queue size of {limit} for model '{self._name}'")
 
+    def batches_before(self, level: int) -> float:
+        """How many batches the requests make that run before one more of this level."""
+        ahead = [waiting for number, waiting in self._levels.items() if number <= level]
+        if not self._policy.max_batch_size:
+            return sum(map(len, ahead))
+        return ceil(sum(waiting.rows for waiting in ahead) / self._policy.max_batch_size)
+
     def add(self, request: Pending) -> None:
         """The last of its level.
 
@@ -104,13 +114,17 @@ class RequestQueue:
         self.check_room(request.level)
         if request.level not in self._levels:
             self._levels = dict(sorted({**self._levels, request.level: _Level()}.items()))
-        self._levels[request.level].waiting[request] = None
+        level = self._levels[request.level]
+        level.waiting[request] = None
+        level.rows += request.rows
 
     def discard(self, request: Pending) -> None:
         """Forget a request; nothing happens if it does not wait."""
         level = self._levels[request.level]
-        level.waiting.pop(request, None)
-        level.postponed.pop(request, None)
+        for requests in (level.waiting, level.postponed):
+            if request in requests:
+                del requests[request]
+                level.rows -= request.rows
 
     def postpone(self, request: Pending) -> None:
         """Run a request after all others of its level whose time is not up."""

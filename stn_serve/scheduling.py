@@ -26,6 +26,7 @@ class Urgency(NamedTuple):
 
 
 AS_CONFIGURED = Urgency()
+MOST_URGENT = Urgency(priority=1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

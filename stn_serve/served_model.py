@@ -175,6 +175,14 @@ class ServedRequest:
     rows: int = 0
     answer: Answer | None = None
 
+    def check_room(self, urgency: Urgency) -> None:
+        """Whether it would be accepted, before its tensors are looked at.
+
+        Raises:
+            Unavailable: refused for now.
+        """
+        self.served.batcher.check_room(urgency)
+
     async def infer(self, request: InferRequest) -> Answer:
         """Validate and run tensors.
 

@@ -53,6 +53,7 @@ def prepare_process() -> None:
 
 async def _serve(settings: ServerSettings, announce: Announce) -> None:
     guard = Guard.of(settings)
+    guard.warn_of_strangers(settings.host)
     # Ports first: a taken one should not be found out after minutes of loading.
     with (
         bind(settings.host, settings.http_port) as http_socket,
@@ -76,6 +77,7 @@ async def _serve(settings: ServerSettings, announce: Announce) -> None:
 
 async def _supervise(settings: ServerSettings, announce: Announce) -> None:
     guard = Guard.of(settings)
+    guard.warn_of_strangers(settings.host)
     with (
         reserve(settings.host, settings.http_port) as http_socket,
         reserve(settings.host, settings.grpc_port) as grpc_socket,

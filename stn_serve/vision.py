@@ -23,6 +23,7 @@ from stn_serve.errors import InvalidRequest, PayloadTooLarge, ServingError, Unsu
 from stn_serve.images import DEFAULT_LIMITS, ImageLimits, fit, open_header, read_pixels
 from stn_serve.limits import available_cpus
 from stn_serve.metadata import InputImage, ModelMetadata
+from stn_serve.niceness import give_way
 from stn_serve.proto import image_prediction_pb2 as messages
 from stn_serve.served_model import ServedModel
 from stn_serve.validation import ValidRequest
@@ -52,7 +53,7 @@ class ImagePrediction:
         self._registry = registry
         self._limits = limits
         threads = available_cpus()
-        self._decoding = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._decoding = ThreadPoolExecutor(threads, thread_name_prefix="decode", initializer=give_way)
         # Headers have threads of their own: a refusal should not wait for the decoding of others.
         self._opening = ThreadPoolExecutor(threads, thread_name_prefix="header")
         self._images = Budget(MAX_IMAGES, "images")

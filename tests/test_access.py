@@ -17,9 +17,10 @@ from served import Served, run_stn, running, start, stop
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from stn_serve import Client
-from stn_serve.access import GROUPS, Access
+from stn_serve.access import GROUPS, OPEN, Access
 from stn_serve.errors import ConfigurationError, PermissionDenied, Unauthenticated
 from stn_serve.grpc_access import METHOD_GROUPS
+from stn_serve.guard import Guard
 from stn_serve.proto import image_prediction_pb2 as pb
 from stn_serve.proto import image_prediction_pb2_grpc as pb_grpc
 
@@ -213,6 +214,17 @@ def test_log_settings_change_where_that_is_allowed(tmp_path: Path) -> None:
         url = f"http://{served.http}/v2/logging"
         assert httpx.post(url, json={"log_verbose_level": 1}).json()["log_verbose_level"] == 1
         assert httpx.get(url).json()["log_verbose_level"] == 1
+
+
+@pytest.mark.parametrize(("host", "warned"), [("0.0.0.0", True), ("127.0.0.1", False)])
+def test_what_strangers_may_call_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, host: str, warned: bool
+) -> None:
+    monkeypatch.setenv("CALLERS", "word")
+    Guard(None, Access(["inference=env:CALLERS"])).warn_of_strangers(host)
+    Guard(None, OPEN).warn_of_strangers(host)
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * warned
+    assert ("no token protects the calls of health, metadata" in caplog.text) == warned
 
 
 def test_a_token_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

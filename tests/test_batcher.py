@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from stn_serve import calls
 from stn_serve.batcher import Batcher
 from stn_serve.compute import ComputePool
 from stn_serve.errors import ModelFailure, Unavailable
@@ -454,6 +455,39 @@ def test_a_full_queue_is_known_before_work_is_spent() -> None:
         await batching.close()
         with pytest.raises(Unavailable, match="has stopped accepting"):
             batching.check_room()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("timeout_s", "deadline_s", "accepted"),
+    [(None, None, True), (0.05, None, False), (60, None, True), (None, 0.05, False), (None, 60, True)],
+)
+def test_what_would_be_too_late_is_refused_at_once(
+    timeout_s: float | None, deadline_s: float | None, accepted: bool
+) -> None:
+    async def scenario() -> None:
+        model = Doubling()
+        urgency = Urgency(timeout_us=round((timeout_s or 0) * 1e6))
+        batching = batcher(model, max_batch_size=1, queue=QueuePolicy(allow_timeout_override=True))
+        model.free.clear()
+        asked = [ask(batching, number) for number in range(3)]
+        await model.started()
+        await asyncio.sleep(0.1)  # a batch takes so long
+        model.free.set()
+        await asyncio.wait(asked)
+        model.free.clear()
+        asked = [ask(batching, number) for number in range(2)]
+        await model.started()
+        with calls.called("grpc", "ModelInfer", lambda: None, lambda: deadline_s):
+            if accepted:
+                batching.check_room(urgency)
+            else:
+                with pytest.raises(Unavailable, match=r"would wait 0\.\d+ s in the queue of model 'm'"):
+                    batching.check_room(urgency)
+        model.free.set()
+        await asyncio.wait(asked)
+        await batching.close()
 
     asyncio.run(scenario())
 

@@ -182,6 +182,25 @@ def test_a_full_queue_refuses_at_once_and_keeps_whom_it_has(tmp_path: Path) -> N
         run(scenario(served))
 
 
+def test_a_full_queue_refuses_before_a_request_is_read(tmp_path: Path) -> None:
+    publish_trouble(
+        tmp_path, batching="max_queue_delay_microseconds: 1000000 default_queue_policy { max_queue_size: 1 }"
+    )
+
+    async def scenario(served: Served) -> None:
+        async with calling(served) as caller, grpc.aio.insecure_channel(served.grpc) as channel:
+            waiting = start_task(caller.square(3))
+            await caller.until_waiting(1)
+            never_sent: Any = channel.stream_unary("/inference.GRPCInferenceService/ModelInfer")(timeout=PATIENCE_S)
+            with pytest.raises(grpc.aio.AioRpcError, match="Exceeds maximum queue size of 1"):
+                await never_sent
+            assert await waiting == 9
+            assert await caller.failures() == {"REJECTED": 1, "CANCELED": 0, "BACKEND": 0, "OTHER": 0}
+
+    with running(tmp_path) as served:
+        run(scenario(served))
+
+
 def test_priorities_and_queues_of_levels(tmp_path: Path) -> None:
     """A batch of four rows does not wait, and the lowest level is not in it."""
     publish_trouble(

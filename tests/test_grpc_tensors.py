@@ -14,6 +14,7 @@ from stn_serve.errors import InvalidRequest, NotFound
 from stn_serve.grpc_tensors import parse
 from stn_serve.model import Model
 from stn_serve.repository import read_config
+from stn_serve.scheduling import AS_CONFIGURED
 from stn_serve.shared_memory import SharedMemory
 from stn_serve.validation import validate
 
@@ -88,7 +89,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 @given(message=messages())
 def test_any_message_is_a_request_that_runs_or_is_refused(model: Model, message: Any) -> None:
     try:
-        request = validate(parse(message, SharedMemory(allowed=True)), model)
+        request = validate(parse(message, AS_CONFIGURED, SharedMemory(allowed=True)), model)
     except (InvalidRequest, NotFound):
         return
     (image,) = request.inputs.values()
