@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import urllib3
 from PIL import Image
-from real_triton import NotAvailable, Triton
 from served import Served, running
 
+from benchmarks.real_triton import NotAvailable, Triton
 from stn_serve.client import Client
 from stn_serve.errors import ServingError
 

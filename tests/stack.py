@@ -17,9 +17,9 @@ import numpy as np
 import yaml
 from prometheus_server import Prometheus, running_prometheus, wait_until
 from python_backend import wrap
-from real_triton import Triton
 from served import Served, run_stn, running
 
+from benchmarks.real_triton import Triton
 from stn_serve import Client
 
 ROOT = Path(__file__).parents[1]

@@ -15,9 +15,9 @@ from gateway_tritons import index, is_ready, picture, running_gateway, running_t
 from numpy.typing import NDArray
 from onnx_models import publish_ident, publish_vision
 from python_backend import wrap
-from real_triton import Triton
 from served import Served
 
+from benchmarks.real_triton import Triton
 from stn_serve.client import Client
 from stn_serve.errors import DeadlineExceeded, InvalidRequest, NotFound
 from stn_serve.proto import image_prediction_pb2 as pb

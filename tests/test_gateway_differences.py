@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from gateway_tritons import running_tritons
 from python_backend import ECHO_CONFIG, publish_echo
-from real_triton import Triton
 from self_signed import make_certificate
 from served import FREE_PORTS, run_stn
 
+from benchmarks.real_triton import Triton
 from stn_serve.errors import ConfigurationError, NotFound
 from stn_serve.gateway_catalogue import GatewayCatalogue
 from stn_serve.loading import IndexEntry

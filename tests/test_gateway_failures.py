@@ -21,9 +21,9 @@ from gateway_tritons import (
 )
 from onnx_models import publish_vision
 from python_backend import wrap
-from real_triton import Triton
 from served import Served, stop
 
+from benchmarks.real_triton import Triton
 from stn_serve.client import Client
 from stn_serve.errors import Unavailable
 

@@ -12,9 +12,10 @@ import dashboards
 import pytest
 import yaml
 from prometheus_server import DIRECTORY, Prometheus, wait_until
-from real_triton import NotAvailable
 from requirements import missing
 from stack import MODEL, ROOT, Stack, ask, running_stack
+
+from benchmarks.real_triton import NotAvailable
 
 SENT = 200
 PATIENCE_S = 60

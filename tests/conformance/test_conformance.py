@@ -9,9 +9,10 @@ from cases import Case, matches
 from differences import DIFFERENCES
 from document import CASES, render
 from models import MODELS, publish_models
-from real_triton import NotAvailable, running_triton
 from served import running
 from targets import Target
+
+from benchmarks.real_triton import NotAvailable, running_triton
 
 
 @pytest.fixture(scope="session")

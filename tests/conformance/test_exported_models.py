@@ -13,11 +13,11 @@ import onnx
 import pytest
 import tritonclient.grpc
 from python_backend import wrap
-from real_triton import NotAvailable, running_triton
 from small_networks import NETWORKS, exported, noise
 from targets import Refused
 from targets import Target as Server
 
+from benchmarks.real_triton import NotAvailable, running_triton
 from export.repository import draft
 from export.targets import Target, TargetError
 from stn_serve.model import Model

@@ -157,7 +157,7 @@ class Triton:
         """The processes of its Python models and their memory outlive one that is killed."""
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        for region in Path("/dev/shm").glob(f"{self._memory}*"):
+        for region in Path("/dev/shm").glob(f"{self._memory}*"):  # noqa: S108 - where the kernel has it
             region.unlink(missing_ok=True)
 
 
