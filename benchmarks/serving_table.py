@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from benchmarks.peers.all import PEERS
-from benchmarks.peers.peer import Way
+from benchmarks.peers.peer import BARE, Way
 from benchmarks.serving_results import Cell, Results
 
-MILLISECONDS = ("p50_ms", "p99_ms")
+OVERVIEW = 16
+"""Callers."""
+PROTOCOLS = {"grpc": "gRPC", "http": "HTTP"}
+SPREAD = ("throughput", "p50_ms", "p99_ms", "cpu_ms")
 
 
 def render(results: Results) -> str:
     """A table for each model and way to ask, and what was not measured."""
     run = results.run
-    seen = dict.fromkeys((cell.model, cell.way) for cell in results.rounds if cell.way.protocol != "none")
-    sections = "\n".join(_section(results, model, way) for model, way in seen)
+    sections = "\n".join(_section(results, model, way) for model, way in _asked(results))
     return f"""# Serving, side by side
 
 `{run["command"]}`, {run["date"]}, commit {run["commit"]}, {run["hardware"]}, which the load generator shares. Closed
@@ -23,39 +23,53 @@ loop: so many callers who wait for their answers. Medians over the rounds, in br
 that of all the server's processes for each request, the steadiest figure on a busy machine; memory is their
 proportional set size.
 
+{_overview(results)}
 {sections}
 {_failures(results)}"""
 
 
+def _overview(results: Results) -> str:
+    """The medians at one concurrency, a column for each server; the bare loop stands beside every way to ask."""
+    peers = [peer for peer in PEERS.values() if any(cell.server == peer.name for cell in results.rounds)]
+    lines = []
+    for model, way in _asked(results):
+        cells = {cell.server: cell for cell in results.rounds if _belongs(cell, model, way, OVERVIEW)}
+        if len(cells) > 1:
+            figures = [results.figure(cells[peer.name], "throughput") if peer.name in cells else None for peer in peers]
+            shown = " | ".join(_number(figure.median) if figure else "" for figure in figures)
+            lines.append(f"| {model} | {_title(way)} | {shown} |")
+    head = f"| model | asked | {' | '.join(peer.title for peer in peers)} |\n|---|---|{'---:|' * len(peers)}"
+    return "\n".join([f"## Requests a second, {OVERVIEW} callers", "", head, *lines, ""])
+
+
+def _asked(results: Results) -> list[tuple[str, Way]]:
+    return list(dict.fromkeys((cell.model, cell.way) for cell in results.rounds if cell.way != BARE))
+
+
+def _belongs(cell: Cell, model: str, way: Way, concurrency: int) -> bool:
+    return cell.model == model and cell.way in (way, BARE) and cell.concurrency == concurrency
+
+
+def _title(way: Way) -> str:
+    return f"{'encoded image' if way.input == 'jpeg' else 'tensor'} over {PROTOCOLS[way.protocol]}, {way.client}"
+
+
 def _section(results: Results, model: str, way: Way) -> str:
-    cells = [cell for cell in results.rounds if (cell.model, cell.way) == (model, way)]
-    rows = [
-        row
-        for concurrency in sorted({cell.concurrency for cell in cells})
-        for row in _rows(results, model, way, concurrency)
+    concurrencies = sorted({cell.concurrency for cell in results.rounds if (cell.model, cell.way) == (model, way)})
+    lines = [
+        f"## {model}: {_title(way)}",
+        "",
+        "| callers | server | requests/s | p50 ms | p99 ms | CPU ms | memory MB | rounds |",
+        "|---:|---|---:|---:|---:|---:|---:|---:|",
     ]
-    title = f"{model}: {'encoded image' if way.input == 'jpeg' else 'tensor'} over {way.protocol}, {way.client}"
-    return (
-        f"""## {title}
-
-| callers | server | requests/s | p50 ms | p99 ms | CPU ms | memory MB | rounds |
-|---:|---|---:|---:|---:|---:|---:|---:|
-"""
-        + "\n".join(rows)
-        + "\n"
-    )
-
-
-def _rows(results: Results, model: str, way: Way, concurrency: int) -> Iterator[str]:
-    for peer in PEERS.values():
-        for asked in (way, *(other for other in peer.ways if other.protocol == "none")):
-            cell = Cell(model, asked, concurrency, peer.name)
-            if results.count(cell):
-                yield _row(results, cell, peer.title)
+    for concurrency in concurrencies:
+        cells = {cell.server: cell for cell in results.rounds if _belongs(cell, model, way, concurrency)}
+        lines += [_row(results, cells[peer.name], peer.title) for peer in PEERS.values() if peer.name in cells]
+    return "\n".join([*lines, ""])
 
 
 def _row(results: Results, cell: Cell, title: str) -> str:
-    figures = [_figure(results, cell, what) for what in ("throughput", *MILLISECONDS, "cpu_ms")]
+    figures = [_figure(results, cell, what) for what in SPREAD]
     memory = results.figure(cell, "memory_mb")
     shown = f"{memory.median:.0f}" if memory else ""
     return f"| {cell.concurrency} | {title} | {' | '.join(figures)} | {shown} | {results.count(cell)} |"

@@ -90,7 +90,8 @@ def test_results_are_kept_and_the_median_and_spread_are_told(tmp_path: Path) -> 
 
 def test_the_table_holds_every_server_and_what_was_not_measured() -> None:
     text = render(results())
-    section = text.partition("## digits: tensor over grpc, perf_analyzer")[2].partition("##")[0]
+    section = text.partition("## digits: tensor over gRPC, perf_analyzer")[2].partition("##")[0]
+    assert "| digits | tensor over gRPC, perf_analyzer | 1100 | 1100 | 1100 |" in text
     for name in ("stn", "triton", "bare"):
         assert f"| 16 | {PEERS[name].title} | 1100 (1000-1200) | 1.5 (1.5-1.5) | 3.25 (3.25-3.25) |" in section
     assert "MLServer 1.7.1: pip cannot install it" in text

@@ -1,4 +1,7 @@
-"""MLServer with a custom runtime and adaptive batching, which wants a delay; its HTTP takes JSON alone."""
+"""MLServer with a custom runtime and adaptive batching, which wants a delay.
+
+Its HTTP takes JSON alone, and perf_analyzer does not speak to it, for want of `ModelConfig`: h2load does.
+"""
 
 from __future__ import annotations
 
