@@ -20,6 +20,7 @@ from __future__ import annotations
 import platform
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -171,6 +172,8 @@ def main(
         if again:
             results.forget(cells)
         describe_run(results)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.default_int_handler)  # a run that is cut leaves no server behind
         fill(results, cells, rounds, seconds, Path(tool).resolve(), file)
     write(results, output)
     print((output / "serving.md").read_text())

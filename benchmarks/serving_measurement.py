@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ from benchmarks import h2load, perf_analyzer
 from benchmarks.load import Load
 from benchmarks.peers.peer import BARE, Running, Way
 from benchmarks.peers.workload import Workload
-from benchmarks.process_tree import cpu_seconds, memory_mb
 from benchmarks.serving_results import Round
+from stn_serve.machine import cpu_seconds, process_tree
 
 SAMPLE_S = 0.1
 SETTLED = slice(3, 9)
@@ -116,6 +117,16 @@ def _round(load: Load, cpu: float, memory: float) -> Round:
         cpu_ms=round(1e3 * cpu / load.throughput, 4),
         memory_mb=round(memory, 1),
     )
+
+
+def memory_mb(process: int) -> float:
+    """Proportional set size of a process and its descendants: what they share counts once."""
+    kilobytes = 0
+    for pid in process_tree(process):
+        with suppress(OSError):  # it has ended
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+            kilobytes += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return kilobytes / 1024
 
 
 def _expected(workload: Workload) -> NDArray[Any]:

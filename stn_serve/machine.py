@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,11 +59,19 @@ def _cpu_times() -> tuple[int, int] | None:
 
 
 def cpu_seconds(process: int) -> float:
-    """CPU time of a process and of those it has started that still run; 0 where this is not Linux."""
-    try:
-        times = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-        children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
-    except OSError:
-        return 0.0
-    own = (int(times[11]) + int(times[12])) / os.sysconf("SC_CLK_TCK")
-    return own + sum(cpu_seconds(int(child)) for child in children)
+    """CPU time of a process and of its descendants that still run; 0 where this is not Linux."""
+    ticks = 0
+    for pid in process_tree(process):
+        with suppress(OSError):
+            times = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(times[11]) + int(times[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def process_tree(process: int) -> Iterator[int]:
+    """A process, and its descendants that still run; not theirs where this is not Linux."""
+    yield process
+    with suppress(OSError):  # what ends meanwhile has no children
+        for file in Path(f"/proc/{process}/task").glob("*/children"):
+            for child in file.read_text().split():
+                yield from process_tree(int(child))

@@ -14,11 +14,12 @@ from benchmarks.peers import open_inference
 from benchmarks.peers.all import PEERS
 from benchmarks.peers.peer import BARE, JPEG_GRPC, RAW_HTTP, TENSOR_GRPC
 from benchmarks.peers.workload import Workload
-from benchmarks.process_tree import cpu_seconds, descendants, memory_mb
 from benchmarks.serving import select
+from benchmarks.serving_measurement import memory_mb
 from benchmarks.serving_plot import plot
 from benchmarks.serving_results import Cell, Figure, Results, Round
 from benchmarks.serving_table import render
+from stn_serve.machine import cpu_seconds, process_tree
 
 DIGITS = Path(__file__).parents[1] / "model_repository" / "digits"
 
@@ -120,7 +121,7 @@ def test_a_process_is_counted_with_its_descendants() -> None:
     ) as process:
         assert process.stdout
         process.stdout.readline()
-        family = list(descendants(process.pid))
+        family = list(process_tree(process.pid))
         assert family[0] == process.pid
         assert len(family) == 2
         assert cpu_seconds(process.pid) > 0

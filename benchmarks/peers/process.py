@@ -12,7 +12,7 @@ from pathlib import Path
 from socket import socket
 
 from benchmarks.peers.peer import Unavailable
-from benchmarks.process_tree import descendants
+from stn_serve.machine import process_tree
 
 START_TIMEOUT_S = 120.0
 
@@ -49,7 +49,7 @@ def started(
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
     """As an orchestrator would; then whatever it has left behind."""
-    family = list(descendants(process.pid))
+    family = list(process_tree(process.pid))
     process.terminate()
     with suppress(subprocess.TimeoutExpired):
         process.wait(timeout=20)

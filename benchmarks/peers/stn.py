@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -21,28 +19,24 @@ from benchmarks.peers.peer import (
     Call,
     Peer,
     Running,
+    Unavailable,
     Way,
 )
-from benchmarks.peers.process import started
 from benchmarks.peers.workload import Workload
 from stn_serve.proto.image_prediction_pb2 import PredictRequest
-
-ROOT = Path(__file__).parents[2]
-FREE_PORTS = ("--grpc-port", "0", "--http-port", "0", "--metrics-port", "0")
+from stn_serve.server_process import ServerProcess, ServerProcessError
 
 
 @contextmanager
 def _serve(workload: Workload, folder: Path, workers: int) -> Iterator[Running]:
-    shutil.copytree(workload.directory, folder / "repository" / workload.name)
-    ready = folder / "ready.json"
-    command = [sys.executable, "-m", "stn_serve", "serve", "--model-repository", "repository", *FREE_PORTS]
-    command += ["--ready-file", str(ready), "--workers", str(workers)]
-    with started(command, folder / "stn.log", ready.exists, {"PYTHONPATH": str(ROOT)}) as process:
-        found = json.loads(ready.read_text())
-        calls = binary_calls(found["grpc"], found["http"], workload) | _image_calls(
-            found["grpc"], found["http"], workload
-        )
-        yield Running(process, found, calls)
+    repository = folder / "repository"
+    shutil.copytree(workload.directory, repository / workload.name)
+    try:
+        with ServerProcess(repository, "--workers", str(workers)) as server:
+            calls = binary_calls(server.grpc, server.http, workload) | _image_calls(server.grpc, server.http, workload)
+            yield Running(server.pid, {"grpc": server.grpc, "http": server.http}, calls)
+    except ServerProcessError as reason:
+        raise Unavailable(str(reason)) from reason
 
 
 def _image_calls(grpc: str, http: str, workload: Workload) -> dict[Way, Call]:
