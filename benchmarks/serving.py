@@ -106,10 +106,10 @@ def write(results: Results, folder: Path) -> None:
     plot(results, folder / "serving.png")
 
 
-def describe_run(results: Results) -> None:
+def describe_run() -> dict[str, str]:
     """How what is measured now comes about."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    results.run = {
+    return {
         "command": shlex.join(["python", "-m", "benchmarks.serving", *sys.argv[1:]]),
         "date": datetime.now(UTC).date().isoformat(),
         "hardware": f"{available_cpus()} CPUs of {_processor()}",
@@ -171,7 +171,8 @@ def main(
             results.missing.pop(name, None)
         if again:
             results.forget(cells)
-        describe_run(results)
+        run = describe_run()
+        results.runs = [other for other in results.runs if other != run] + [run]
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.default_int_handler)  # a run that is cut leaves no server behind
         fill(results, cells, rounds, seconds, Path(tool).resolve(), file)

@@ -54,8 +54,8 @@ class Results:
     """Why a server was not measured."""
     versions: dict[str, str] = field(default_factory=dict)
     """What runs a server, with versions."""
-    run: dict[str, str] = field(default_factory=dict)
-    """How the last of it came about: command line, date, hardware, commit."""
+    runs: list[dict[str, str]] = field(default_factory=list)
+    """How it came about, the last one last: command line, date, hardware, commit."""
 
     @classmethod
     def load(cls, path: Path) -> Results:
@@ -68,13 +68,13 @@ class Results:
             {_cell(entry): entry["reason"] for entry in document["failures"]},
             document["missing"],
             document["versions"],
-            document["run"],
+            document["runs"],
         )
 
     def save(self, path: Path) -> None:
         """As JSON."""
         document = {
-            "run": self.run,
+            "runs": self.runs,
             "versions": self.versions,
             "missing": self.missing,
             "failures": [{**_entry(cell), "reason": reason} for cell, reason in self.failures.items()],

@@ -14,18 +14,27 @@ SPREAD = ("throughput", "p50_ms", "p99_ms", "cpu_ms")
 
 def render(results: Results) -> str:
     """A table for each model and way to ask, and what was not measured."""
-    run = results.run
+    run = results.runs[-1]
     sections = "\n".join(_section(results, model, way) for model, way in _asked(results))
     return f"""# Serving, side by side
 
-`{run["command"]}`, {run["date"]}, commit {run["commit"]}, {run["hardware"]}, which the load generator shares. Closed
-loop: so many callers who wait for their answers. Medians over the rounds, in brackets the least and the most. CPU is
-that of all the server's processes for each request, the steadiest figure on a busy machine; memory is their
-proportional set size.
+`python -m benchmarks.serving`, {run["date"]}, {run["hardware"]}, which the load generator shares; all command lines
+are below. Closed loop: so many callers who wait for their answers. Medians over the rounds, in brackets the least and
+the most. CPU is that of all the server's processes for each request, the steadiest figure on a busy machine; memory is
+their proportional set size. The bare loop computes batches of as many images as there are callers, or as the model
+takes.
 
 {_overview(results)}
 {sections}
-{_failures(results)}"""
+{_failures(results)}
+## Runs
+
+{_runs(results)}
+"""
+
+
+def _runs(results: Results) -> str:
+    return "\n".join(f"- {run['date']}, commit {run['commit']}: `{run['command']}`" for run in results.runs)
 
 
 def _overview(results: Results) -> str:

@@ -68,7 +68,7 @@ def test_answers_of_the_open_inference_protocol_are_read() -> None:
 
 def results() -> Results:
     """Two servers, and the limit."""
-    found = Results(run={"command": "this", "date": "2026-11-25", "commit": "abc", "hardware": "2 CPUs"})
+    found = Results(runs=[{"command": "this", "date": "2026-11-25", "commit": "abc", "hardware": "2 CPUs"}])
     for throughput in (1000.0, 1200.0, 1100.0):
         one = Round(throughput=throughput, p50_ms=1.5, p99_ms=3.25, cpu_ms=0.5, memory_mb=100)
         found.add(Cell("digits", TENSOR_GRPC, 16, "stn"), one)
