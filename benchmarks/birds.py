@@ -24,7 +24,7 @@ import typer
 from torch import Tensor
 
 from benchmarks.birds_cost import COST, measure_costs, write_costs
-from benchmarks.digits import hardware
+from benchmarks.cells import hardware
 from training.checkpoint import Checkpoint, load_checkpoint
 from training.cli import pick_device
 from training.config import Recipe, load_recipe

@@ -13,10 +13,7 @@ results go to benchmarks/results/digits.json and digits.md. To use two cores run
 from __future__ import annotations
 
 import json
-import platform
-import time
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import mean, pstdev
 from typing import Annotated, Literal
@@ -24,11 +21,10 @@ from typing import Annotated, Literal
 import torch
 import typer
 
+from benchmarks.cells import results as results_of
+from benchmarks.cells import run_cell
 from training.cli import pick_device
 from training.config import Recipe, load_recipe
-from training.evaluate import evaluate
-from training.models.digits import count_parameters
-from training.train import load_data, read_log, train
 
 RUNS = Path("runs/digits")
 RESULTS = Path(__file__).parent / "results"
@@ -120,52 +116,19 @@ def recipe(name: str, model: str, style: Style, seed: int, epochs: int | None) -
     return load_recipe(f"digits_{name}", settings)
 
 
-def run_cell(name: str, model: str, style: Style, seed: int, epochs: int | None, device: torch.device) -> Result:
+def train_cell(name: str, model: str, style: Style, seed: int, epochs: int | None, device: torch.device) -> None:
     """Train a cell, or go on with it, and measure it."""
     chosen = recipe(name, model, style, seed, epochs)
     directory = RUNS / f"{name}-{model}-{style}-{chosen.training.epochs}-{seed}"
-    if (directory / "result.json").exists():
-        return Result(**json.loads((directory / "result.json").read_text()))
-    started = time.monotonic()
-
-    def watch(step: int, steps: int, loss: float) -> None:
-        if step % 500 == 0:
-            minutes = (time.monotonic() - started) / 60
-            print(f"{directory.name}: step {step}/{steps}, loss {loss:.3f}, {minutes:.0f} min", flush=True)
-
-    network = train(chosen, directory, device, watch).build_network().to(device)
-    data = load_data(chosen.changed([f"data.test_copies={TEST_COPIES}"]), device)
-    metrics = evaluate(network, data.test_batches())
-    result = Result(
-        set=name,
-        model=model,
-        style=style,
-        seed=seed,
-        epochs=chosen.training.epochs,
-        error_percent=round(metrics["error_percent"], 3),
-        test_images=int(metrics["images"]),
-        parameters=count_parameters(network),
-        training_minutes=round(sum(entry["seconds"] for entry in read_log(directory)) / 60, 1),
-        hardware=hardware(device),
-        date=datetime.now(UTC).date().isoformat(),
-    )
-    (directory / "result.json").write_text(json.dumps(asdict(result)))
-    print(f"{directory.name}: {result.error_percent} %", flush=True)
-    return result
-
-
-def hardware(device: torch.device) -> str:
-    """What the training ran on."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{torch.get_num_threads()} thread(s) of a {platform.machine()} CPU"
+    cell = {"set": name, "model": model, "style": style, "seed": seed}
+    run_cell(chosen, f"data.test_copies={TEST_COPIES}", directory, device, cell)
 
 
 def collect() -> list[Result]:
     """Every result so far: those in the results file, and those in the run folders, which replace them."""
     path = RESULTS / "digits.json"
     known = [Result(**fields) for fields in json.loads(path.read_text())] if path.exists() else []
-    found = [Result(**json.loads(file.read_text())) for file in RUNS.glob("*/result.json")]
+    found = [Result(**fields) for fields in results_of(RUNS)]
     results = {result.cell: result for result in (*known, *found)}
     return [results[cell] for cell in sorted(results)]
 
@@ -236,7 +199,7 @@ def main(
         chosen = [cell for cell in chosen if "fcn" not in cell[1]]
     for name, model in [] if report else chosen:
         for seed in range(seeds):
-            run_cell(name, model, style, seed, epochs, pick_device(device))
+            train_cell(name, model, style, seed, epochs, pick_device(device))
             write_report(collect())
     write_report(collect())
     print((RESULTS / "digits.md").read_text())

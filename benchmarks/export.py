@@ -26,7 +26,7 @@ import typer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.digits import hardware
+from benchmarks.cells import hardware
 from benchmarks.export_matrix import combinations, measure_cells, render
 from benchmarks.training_speed import time_rounds
 from export.measurement import accuracy_percent

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
-from benchmarks.digits import hardware
+from benchmarks.cells import hardware
 from benchmarks.export import load
 from benchmarks.training_speed import time_rounds
 from export.onnx_export import export_onnx

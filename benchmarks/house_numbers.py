@@ -13,9 +13,7 @@ in runs/house_numbers and go on where they were cut off; results go to benchmark
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import mean, pstdev
 from typing import Annotated, Literal
@@ -23,16 +21,15 @@ from typing import Annotated, Literal
 import torch
 import typer
 
-from benchmarks.digits import hardware
+from benchmarks.cells import results as results_of
+from benchmarks.cells import run_cell
 from benchmarks.house_number_cost import Cost, measure_costs
 from training.cli import pick_device
 from training.config import Recipe, load_recipe
-from training.evaluate import evaluate
-from training.models.digits import count_parameters
-from training.train import load_data, read_log, train
 
 RUNS = Path("runs/house_numbers")
 RESULTS = Path(__file__).parent / "results"
+TEST_BATCH = 250
 TEST_IMAGES = 10_000
 """Composed ones that a cell is measured on, after the last epoch."""
 
@@ -83,48 +80,22 @@ def recipe(size: int, model: str, style: Style, source: Source, seed: int, epoch
     return load_recipe("house_numbers_paper" if style == "paper" else "house_numbers_table", settings)
 
 
-def run_cell(
+def train_cell(
     size: int, model: str, style: Style, source: Source, seed: int, epochs: int | None, device: torch.device
 ) -> None:
-    """Train a cell, or go on with it, and measure it; the result goes into its folder."""
+    """Train a cell, or go on with it, and measure it."""
     chosen = recipe(size, model, style, source, seed, epochs)
     directory = RUNS / f"{size}-{model}-{style}-{source}-{chosen.training.epochs}-{seed}"
-    if (directory / "result.json").exists():
-        return
-    started = time.monotonic()
-
-    def watch(step: int, steps: int, loss: float) -> None:
-        if step % 200 == 0:
-            minutes = (time.monotonic() - started) / 60
-            print(f"{directory.name}: step {step}/{steps}, loss {loss:.3f}, {minutes:.0f} min", flush=True)
-
-    network = train(chosen, directory, device, watch).build_network().to(device)
-    data = load_data(chosen.changed([f"data.test_images={TEST_IMAGES}"]), device)
-    metrics = evaluate(network, data.test_batches(250))
-    result = Result(
-        size=size,
-        model=model,
-        style=style,
-        source=source,
-        seed=seed,
-        epochs=chosen.training.epochs,
-        error_percent=round(metrics["error_percent"], 3),
-        test_images=int(metrics["images"]),
-        parameters=count_parameters(network),
-        training_minutes=round(sum(entry["seconds"] for entry in read_log(directory)) / 60, 1),
-        hardware=hardware(device),
-        date=datetime.now(UTC).date().isoformat(),
-    )
-    (directory / "result.json").write_text(json.dumps(asdict(result)))
-    print(f"{directory.name}: {result.error_percent} %", flush=True)
+    cell = {"size": size, "model": model, "style": style, "source": source, "seed": seed}
+    run_cell(chosen, f"data.test_images={TEST_IMAGES}", directory, device, cell, TEST_BATCH)
 
 
 def collect() -> tuple[list[Result], list[Cost]]:
     """Every result so far: those in the results file, and those in the run folders, which replace them."""
     path = RESULTS / "house_numbers.json"
     known = json.loads(path.read_text()) if path.exists() else {"results": [], "costs": []}
-    found = [json.loads(file.read_text()) for file in sorted(RUNS.glob("*/result.json"))]
-    results = {result.cell: result for result in (Result(**fields) for fields in (*known["results"], *found))}
+    fields = (*known["results"], *results_of(RUNS))
+    results = {result.cell: result for result in (Result(**each) for each in fields)}
     return [results[cell] for cell in sorted(results)], [Cost(**fields) for fields in known["costs"]]
 
 
@@ -207,7 +178,7 @@ def main(
     chosen = [(int(size), model) for size, model in (cell.split("/") for cell in cells)] if cells else BY_WORTH
     for seed in [] if report or cost else range(seeds):
         for size, model in chosen:
-            run_cell(size, model, style, source, seed, epochs, where)
+            train_cell(size, model, style, source, seed, epochs, where)
             write_report(*collect())
     write_report(*collect())
     print((RESULTS / "house_numbers.md").read_text())

@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.digits import hardware
+from benchmarks.cells import hardware
 from training.checkpoint import build_network
 from training.config import load_recipe
 from training.data.mnist import load_digits
