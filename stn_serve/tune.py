@@ -24,7 +24,7 @@ from stn_serve.repository_check import directories
 from stn_serve.tuning_bench import REFINEMENTS, Bench
 from stn_serve.tuning_curve import callers, draw_curve, label
 from stn_serve.tuning_load import WARM_UP_S, Point
-from stn_serve.tuning_search import Choice, Measure, Trial, choose, most_trials, search
+from stn_serve.tuning_search import CONFIRMATIONS, FINALISTS, Choice, Measure, Trial, find_best, most_trials
 from stn_serve.tuning_setting import Setting, Space
 
 START_S = 3.0
@@ -70,25 +70,25 @@ def tune(
     space = Space.of(read_config(directory), cpus, target_ms / 1e3, max_workers or cpus)
     console = Console(soft_wrap=True)
     with Bench.of(directory, concurrencies, seconds, target_ms) as bench:
-        count = most_trials(bench.current, space)
-        minutes = count * (START_S + (len(concurrencies) + REFINEMENTS) * (seconds + WARM_UP_S)) / 60
-        console.print(
-            f"Now: {label(bench.current)}. About {count} trials on {cpus} CPUs, {minutes:.1f} minutes at most."
-        )
-        with _progress(count) as progress:
-            trials = search(bench.current, space, _reported(bench.measure, progress), target_ms)
+        count, again = most_trials(bench.current, space), CONFIRMATIONS * (FINALISTS + 1)
+        points = count * (len(concurrencies) + REFINEMENTS) + again
+        minutes = (points * (seconds + WARM_UP_S) + (count + again) * START_S) / 60
+        plan = f"About {count + again} trials on {cpus} CPUs, {minutes:.1f} minutes at most."
+        console.print(f"Now: {label(bench.current)}. {plan}")
+        with _progress(count + again) as progress:
+            found = find_best(bench.current, space, _reported(bench.measure, progress), target_ms)
             progress.update(progress.task_ids[0], description="", total=progress.tasks[0].completed)
-        choice = choose(trials, target_ms)
-        console.print(results(trials, bench.current, choice, target_ms))
+        choice = found.choice
+        console.print(results(found.verdicts, bench.current, choice, target_ms))
         if picture:
-            draw_curve(trials, bench.current, choice, target_ms, picture)
+            draw_curve(found.trials, bench.current, choice, target_ms, picture)
         console.print(
             f"The curve: {picture}" if picture else "No curve: pip install 'stn-serve[train]' for matplotlib."
         )
         if choice is None or not choice.meets_target:
             console.print(f"[red]No setting meets the target[/] of {target_ms:g} ms. {_closest(choice)}")
             raise typer.Exit(1)
-        console.print(conclusion(trials, bench.current, choice, target_ms))
+        console.print(conclusion(found.verdicts, bench.current, choice, target_ms))
         _write(console, bench, choice.setting, None if dry_run else directory / CONFIG_FILE)
 
 
@@ -124,9 +124,9 @@ def _progress(count: int) -> Progress:
 def _reported(measure: Measure, progress: Progress) -> Measure:
     [task] = progress.task_ids
 
-    def measure_and_report(setting: Setting) -> Trial:
+    def measure_and_report(setting: Setting, concurrencies: Sequence[int]) -> Trial:
         progress.update(task, description=label(setting))
-        trial = measure(setting)
+        trial = measure(setting, concurrencies)
         progress.advance(task)
         return trial
 

@@ -78,13 +78,13 @@ class Bench:
         written = text_format.Parse(self.text, ModelConfig())
         return rewrite(self.text, setting.applied(written, self.current))
 
-    def measure(self, setting: Setting) -> Trial:
-        """Serve with a setting, and load the server with ever more callers until it misses the target."""
+    def measure(self, setting: Setting, concurrencies: Sequence[int] = ()) -> Trial:
+        """Serve with a setting; load the server with so many callers, or with ever more until it misses the target."""
         (self.directory / CONFIG_FILE).write_text(self.text_with(setting), encoding="utf-8")
         flags = "--workers", str(setting.workers), "--log-level", "error"
         try:
             with ServerProcess(self.repository, *flags) as server:
-                points = self._points(server)
+                points = [self._point(server, count) for count in concurrencies] or self._points(server)
         except ServerProcessError as error:
             return Trial(setting, (), str(error))
         return Trial(setting, tuple(points), next((point.problem for point in points if point.problem), ""))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -13,7 +13,9 @@ from stn_serve.tuning_setting import Setting, Space
 TIE = 0.03
 """Throughputs that differ by less than this share are the same."""
 FINALISTS = 2
-"""Of the best, measured once more beside the present setting: what seems the best of many may have been lucky."""
+"""Of the best, measured again beside the present setting: what seems the best of many may have been lucky."""
+CONFIRMATIONS = 2
+"""How often."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +32,10 @@ class Trial:
         within = [point for point in self.points if meets(point, target_ms)]
         return max(within, key=lambda point: point.throughput, default=None)
 
-    def with_another(self, other: Trial) -> Trial:
-        """Both trials of the setting as one; of concurrencies that one of them left out, what the other saw."""
-        points = {point.concurrency: point for point in self.points}
-        for point in other.points:
-            earlier = points.get(point.concurrency)
-            points[point.concurrency] = earlier.with_another(point) if earlier else point
-        return replace(self, points=tuple(points[concurrency] for concurrency in sorted(points)))
+    def confirmed(self, other: Trial) -> Trial:
+        """What both have seen of the numbers of callers that the other was for."""
+        seen = {point.concurrency: point for point in self.points}
+        return replace(self, points=tuple(seen[point.concurrency].with_another(point) for point in other.points))
 
 
 class Choice(NamedTuple):
@@ -47,7 +46,8 @@ class Choice(NamedTuple):
     meets_target: bool
 
 
-Measure = Callable[[Setting], Trial]
+Measure = Callable[[Setting, Sequence[int]], Trial]
+"""Measures a setting with these numbers of callers; with none, with as many as it takes to find where it is best."""
 
 
 def meets(point: Point, target_ms: float) -> bool:
@@ -82,33 +82,59 @@ def choose(trials: Iterable[Trial], target_ms: float) -> Choice | None:
     return next(choice for choice in equal if choice.point.cpu_ms <= (1 + TIE) * least)
 
 
-def search(current: Setting, space: Space, measure: Measure, target_ms: float) -> list[Trial]:
-    """Measure the current setting, then stage by stage those around the best so far, and the best once more.
+class Found(NamedTuple):
+    """What a search has found."""
+
+    trials: list[Trial]
+    """As they were measured first: the curves."""
+    verdicts: list[Trial]
+    """The same, but of the best what was confirmed."""
+    choice: Choice | None
+
+
+def find_best(current: Setting, space: Space, measure: Measure, target_ms: float) -> Found:
+    """Search, and choose among the best after they have been measured again.
 
     Raises:
         ConfigurationError: nothing is answered with the current setting; says why.
     """
-    trials = {current: measure(current)}
+    trials = search(current, space, measure, target_ms)
+    confirmed = {trial.setting: trial for trial in confirm(trials, current, measure, target_ms)}
+    verdicts = [confirmed.get(trial.setting, trial) for trial in trials]
+    choice = choose(confirmed.values(), target_ms)
+    return Found(trials, verdicts, choice if choice and choice.meets_target else choose(verdicts, target_ms))
+
+
+def search(current: Setting, space: Space, measure: Measure, target_ms: float) -> list[Trial]:
+    """Measure the current setting, then stage by stage those around the best so far.
+
+    Raises:
+        ConfigurationError: nothing is answered with the current setting; says why.
+    """
+    trials = {current: measure(current, ())}
     if not any(point.latencies_ms for point in trials[current].points):
         raise ConfigurationError(f"the model does not answer as it is configured now: {trials[current].problem}")
     for stage in space.stages():
         best = choose(trials.values(), target_ms)
         for setting in stage(best.setting if best else current):
             if setting not in trials:
-                trials[setting] = measure(setting)
-    for setting in finalists(trials.values(), current, target_ms):
-        trials[setting] = trials[setting].with_another(measure(setting))
+                trials[setting] = measure(setting, ())
     return list(trials.values())
 
 
-def finalists(trials: Iterable[Trial], current: Setting, target_ms: float) -> list[Setting]:
-    """The current setting, and the best within the target."""
-    within = [(point.throughput, trial.setting) for trial in trials if (point := trial.best_point(target_ms))]
-    best = [setting for _, setting in sorted(within, key=lambda each: each[0], reverse=True)[:FINALISTS]]
-    return [current, *(setting for setting in best if setting != current)]
+def confirm(trials: Sequence[Trial], current: Setting, measure: Measure, target_ms: float) -> list[Trial]:
+    """Measure the current setting and the best again in turn, each where it was best, and drop what was only lucky."""
+    within = [(point, trial) for trial in trials if (point := trial.best_point(target_ms))]
+    within.sort(key=lambda each: each[0].throughput, reverse=True)
+    chosen = [*within[:FINALISTS], *(each for each in within[FINALISTS:] if each[1].setting == current)]
+    found = {trial.setting: trial for trial in trials}
+    for _ in range(CONFIRMATIONS):
+        for point, trial in chosen:
+            found[trial.setting] = found[trial.setting].confirmed(measure(trial.setting, [point.concurrency]))
+    return [found[trial.setting] for _, trial in chosen]
 
 
 def most_trials(current: Setting, space: Space) -> int:
-    """How many trials a search takes at most, about: later stages depend on what earlier ones find."""
+    """How many a search takes, about, before the best are confirmed: stages depend on what those before them find."""
     settings: Collection[Setting] = {current, *(setting for stage in space.stages() for setting in stage(current))}
-    return len(settings) + FINALISTS + 1
+    return len(settings)
