@@ -10,9 +10,7 @@ precision against PyTorch (some minutes).
 
 from __future__ import annotations
 
-import json
 import tempfile
-from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +26,7 @@ from torch.nn import functional as F
 
 from benchmarks.cells import hardware
 from benchmarks.export_matrix import combinations, measure_cells, render
+from benchmarks.operators import by_operator, profile
 from benchmarks.training_speed import time_rounds
 from export.measurement import accuracy_percent
 from export.onnx_export import export_onnx, quiet_exporter
@@ -43,6 +42,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "export.md"
 MATRIX = ROOT / "docs" / "export-matrix.md"
 BATCH = 16
+PROFILED_RUNS = 200
 LABELS = tuple("0123456789")
 
 
@@ -126,28 +126,19 @@ def _program(session: ort.InferenceSession, feed: dict[str, Any]) -> Callable[[]
     return lambda: session.run(None, feed)
 
 
-def load(path: Path, threads: int, profile: Path | None = None) -> ort.InferenceSession:
+def load(path: Path, threads: int) -> ort.InferenceSession:
     """A session as a server would open it."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    options.enable_profiling = profile is not None
-    options.profile_file_prefix = str(profile)
     return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def operator_shares(path: Path, feed: dict[str, Any], threads: int, folder: Path) -> list[tuple[str, float]]:
+def operator_shares(path: Path, feed: dict[str, Any], threads: int) -> list[tuple[str, float]]:
     """Percent of the time spent in each operator, largest first."""
-    session = load(path, threads, folder / "profile")
-    for _ in range(200):
-        session.run(None, feed)
-    events = json.loads(Path(session.end_profiling()).read_text())
-    spent: Counter[str] = Counter()
-    for event in events:
-        if event.get("cat") == "Node" and event["name"].endswith("kernel_time"):
-            spent[event["args"]["op_name"]] += event["dur"]
-    total = sum(spent.values())
-    return [(name, 100 * time / total) for name, time in spent.most_common()]
+    operators = by_operator(profile(path, feed, threads, PROFILED_RUNS))
+    total = sum(ms for _, ms in operators)
+    return [(name, 100 * ms / total) for name, ms in operators]
 
 
 def precisions(checkpoint: Path, threads: int, rounds: int, folder: Path) -> list[str]:
@@ -221,7 +212,7 @@ def report(checkpoint: Path | None, threads: int, rounds: int) -> str:
                 "| | own grid | | F.affine_grid |",
                 "|---|---:|---|---:|",
             ]
-            columns = [operator_shares(*files[name], threads, folder) for name in ("own grid", "F.affine_grid")]
+            columns = [operator_shares(*files[name], threads) for name in ("own grid", "F.affine_grid")]
             for row in range(max(map(len, columns))):
                 cells = [f"{c[row][0]} | {c[row][1]:.1f} %" if row < len(c) else " | " for c in columns]
                 lines.append(f"| {' | '.join(cells)} |")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -25,6 +26,16 @@ QUANTIZED = ("Conv", "Gemm", "MatMul")
 """Operators with integer kernels that pay; what lies between them (`PASSED`) stays integer as well."""
 PASSED = ("Relu", "MaxPool", "AveragePool", "GlobalAveragePool", "Reshape", "Flatten", "Add", "Concat")
 CALIBRATION_BATCH = 64
+OPTIONS: dict[str, Any] = {
+    "quant_format": QuantFormat.QDQ,
+    "op_types_to_quantize": [*QUANTIZED, *PASSED],
+    "per_channel": True,
+    "reduce_range": True,
+    "activation_type": QuantType.QUInt8,
+    "weight_type": QuantType.QInt8,
+    "extra_options": {"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]},
+}
+"""Of ONNX Runtime's `quantize_static`."""
 
 Judge = Callable[[Path], float]
 """Accuracy in percent of a model file."""
@@ -110,29 +121,23 @@ def _harm(source: Path, model: onnx.ModelProto, calibration: Images, layer: str,
 
 def _quantize(source: Path, target: Path, model: onnx.ModelProto, calibration: Images, layers: Sequence[str]) -> None:
     """Write the model with the named layers in int8, and what lies between two of them."""
-    graph = model.graph
+    nodes = with_passed(model.graph, layers)
+    with quiet_quantizer():
+        quantize_static(
+            source, target, Calibration(calibration, model.graph.input[0].name), nodes_to_quantize=nodes, **OPTIONS
+        )
+    _restore_face(target, model)
+
+
+def with_passed(graph: onnx.GraphProto, layers: Sequence[str]) -> list[str]:
+    """Names of the nodes to quantise so that numbers stay integer between these layers; none that theta depends on."""
     looking = ancestors(graph, [*_grids(graph), "theta"])
     fed = _fed_by(graph, layers)
-    chosen = {
+    return sorted(
         node.name
         for node in graph.node
         if node.name in layers or (node.op_type in PASSED and node.output[0] not in looking and set(node.input) & fed)
-    }
-    with _quiet():
-        quantize_static(
-            source,
-            target,
-            Calibration(calibration, graph.input[0].name),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=[*QUANTIZED, *PASSED],
-            per_channel=True,
-            reduce_range=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            nodes_to_quantize=sorted(chosen),
-            extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]},
-        )
-    _restore_face(target, model)
+    )
 
 
 def _fed_by(graph: onnx.GraphProto, layers: Sequence[str]) -> set[str]:
@@ -171,7 +176,7 @@ class Calibration(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime h
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_quantizer() -> Iterator[None]:
     """Without the quantiser's advice to preprocess: the exporter has folded what can be folded."""
     logger = logging.getLogger()
     level = logger.level
