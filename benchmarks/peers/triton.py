@@ -63,5 +63,5 @@ def peers() -> list[Peer]:
     ways = (TENSOR_GRPC, TENSOR_HTTP, RAW_GRPC, RAW_HTTP)
     return [
         Peer("triton", "Triton 2.51, Python backend", ways, partial(_serve, instances=1)),
-        Peer("triton-2", "the same, 2 instances", ways, partial(_serve, instances=2)),
+        Peer("triton-2", "Triton 2.51, 2 instances", ways, partial(_serve, instances=2)),
     ]
