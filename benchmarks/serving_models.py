@@ -10,7 +10,6 @@ from benchmarks.peers.workload import Workload
 
 SHIPPED = Path(__file__).parents[1] / "model_repository"
 FULL_SIZE = "house_numbers_full"
-SIZE = 64
 
 
 def _shipped(folder: Path, name: str) -> Workload:  # noqa: ARG001 - it lies elsewhere
@@ -19,20 +18,14 @@ def _shipped(folder: Path, name: str) -> Workload:  # noqa: ARG001 - it lies els
 
 def _full_size(folder: Path) -> Workload:
     """Untrained: what it computes is as much."""
-    import torch
-
+    from benchmarks.model_files import paper
     from export.onnx_export import export_onnx
     from export.repository import draft
-    from training.checkpoint import build_network
-    from training.config import load_recipe
-    from training.data.composed_numbers import LABELS
 
-    torch.manual_seed(0)
-    recipe = load_recipe("house_numbers_paper", ["model.head_std=0.01"])
-    network = build_network(recipe, (3, SIZE, SIZE), len(LABELS)).eval()
+    multi = paper()["multi"]
     with draft(folder, FULL_SIZE) as drafted:
-        contract = export_onnx(network, LABELS, drafted.version_directory / "model.onnx")
-        drafted.configure(contract, None)
+        contract = export_onnx(multi.network(), multi.labels, drafted.version_directory / "model.onnx")
+        drafted.configure(contract, multi.max_batch_size)
         published = drafted.publish()
     return Workload(FULL_SIZE, published.parent)
 
