@@ -95,7 +95,7 @@ def select(
         for peer in PEERS.values()
         if peer.name in servers
         for way in peer.ways
-        if way.protocol == "none" or any(all(word in way for word in wanted.split("-")) for wanted in ways)
+        if way.is_bare or any(all(word in way for word in wanted.split("-")) for wanted in ways)
         for concurrency in concurrencies
     ]
 

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from benchmarks import h2load, perf_analyzer
 from benchmarks.load import Load
-from benchmarks.peers.peer import BARE, Running, Way
+from benchmarks.peers.peer import BARE_INSTANCES, Running, Way
 from benchmarks.peers.workload import Workload
 from benchmarks.serving_results import Round
+from stn_serve.limits import available_cpus
 from stn_serve.machine import cpu_seconds, process_tree
 
 SAMPLE_S = 0.1
@@ -35,8 +36,8 @@ def measure(running: Running, workload: Workload, way: Way, concurrency: int, se
     Raises:
         RuntimeError: the load generator has no answers.
     """
-    if way == BARE:
-        return _measure_bare(workload, min(concurrency, workload.max_batch_size), seconds)
+    if way.is_bare:
+        return _measure_bare(workload, way, min(concurrency, workload.max_batch_size), seconds)
     load, cpu = _watched(running.process, lambda: _load(running, workload, way, concurrency, seconds, tool))
     return _round(load, cpu, memory_mb(running.process))
 
@@ -64,7 +65,7 @@ def warm_up(running: Running, workload: Workload, way: Way, concurrency: int, se
     Raises:
         RuntimeError: the load generator has no answers.
     """
-    if way != BARE:
+    if not way.is_bare:
         _load(running, workload, way, concurrency, seconds, tool)
 
 
@@ -74,8 +75,10 @@ def _load(running: Running, workload: Workload, way: Way, concurrency: int, seco
     return perf_analyzer.ask(tool, running.addresses[way.protocol], way.protocol, workload.name, concurrency, seconds)
 
 
-def _measure_bare(workload: Workload, batch: int, seconds: float) -> Round:
-    command = [sys.executable, "-m", "benchmarks.peers.bare", str(workload.directory), str(batch), str(seconds)]
+def _measure_bare(workload: Workload, way: Way, batch: int, seconds: float) -> Round:
+    sessions = available_cpus() if way == BARE_INSTANCES else 1
+    arguments = [str(workload.directory), str(batch), str(sessions), str(seconds)]
+    command = [sys.executable, "-m", "benchmarks.peers.bare", *arguments]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
         memory: list[float] = []
 

@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 
 def plot(results: Results, path: Path) -> None:
     """A row for each model, a column for each way to ask; the lines are medians, the bars least and most."""
-    asked = {(cell.model, cell.way) for cell in results.rounds if cell.way != BARE}
+    asked = {(cell.model, cell.way) for cell in results.rounds if not cell.way.is_bare}
     if not asked:
         return
     models = [model for model in dict.fromkeys(cell.model for cell in results.rounds) if model in dict(asked)]
@@ -43,14 +43,14 @@ def _draw(axes: Axes, results: Results, model: str, way: Way) -> dict[str, Artis
     labels: dict[str, Artist] = {}
     for number, peer in enumerate(PEERS.values()):
         cells = [cell for cell in results.rounds if cell.model == model and cell.server == peer.name]
-        cells = sorted(cell for cell in cells if cell.way in (way, BARE))
+        cells = sorted(cell for cell in cells if cell.way == way or cell.way.is_bare)
         figures = [figure for cell in cells if (figure := results.figure(cell, "throughput"))]
         if figures:
             labels[peer.title] = axes.errorbar(
                 [cell.concurrency for cell in cells],
                 [figure.median for figure in figures],
                 [[one.median - one.least for one in figures], [one.most - one.median for one in figures]],
-                fmt="k--_" if BARE in peer.ways else f"C{number}-o",
+                fmt="k--_" if peer.ways == (BARE,) else "k:_" if cells[0].way.is_bare else f"C{number}-o",
                 capsize=2,
                 markersize=4,
             )[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.peers.all import PEERS
-from benchmarks.peers.peer import BARE, Way
+from benchmarks.peers.peer import Way
 from benchmarks.serving_results import Cell, Results
 
 OVERVIEW = 16
@@ -52,11 +52,11 @@ def _overview(results: Results) -> str:
 
 
 def _asked(results: Results) -> list[tuple[str, Way]]:
-    return list(dict.fromkeys((cell.model, cell.way) for cell in results.rounds if cell.way != BARE))
+    return list(dict.fromkeys((cell.model, cell.way) for cell in results.rounds if not cell.way.is_bare))
 
 
 def _belongs(cell: Cell, model: str, way: Way, concurrency: int) -> bool:
-    return cell.model == model and cell.way in (way, BARE) and cell.concurrency == concurrency
+    return cell.model == model and (cell.way == way or cell.way.is_bare) and cell.concurrency == concurrency
 
 
 def _title(way: Way) -> str:

@@ -7,5 +7,13 @@ from benchmarks.peers.peer import Peer
 
 PEERS: dict[str, Peer] = {
     peer.name: peer
-    for peer in (bare.PEER, *stn.peers(), *triton.peers(), mlserver.PEER, litserve.PEER, bentoml.PEER, ray_serve.PEER)
+    for peer in (
+        *bare.peers(),
+        *stn.peers(),
+        *triton.peers(),
+        mlserver.PEER,
+        litserve.PEER,
+        bentoml.PEER,
+        ray_serve.PEER,
+    )
 }

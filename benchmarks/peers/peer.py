@@ -14,14 +14,19 @@ from benchmarks.peers.workload import Workload
 
 
 class Way(NamedTuple):
-    """How a server is asked. The bare loop is asked by nobody."""
+    """How a server is asked."""
 
     input: str
     """tensor or jpeg."""
     protocol: str
     """grpc, http or none."""
     client: str
-    """perf_analyzer, h2load or none."""
+    """perf_analyzer or h2load; of the bare loop, how it shares the CPUs."""
+
+    @property
+    def is_bare(self) -> bool:
+        """The loop that serves nobody."""
+        return self.protocol == "none"
 
 
 TENSOR_GRPC = Way("tensor", "grpc", "perf_analyzer")
@@ -31,6 +36,7 @@ RAW_HTTP = Way("tensor", "http", "h2load")
 JPEG_GRPC = Way("jpeg", "grpc", "h2load")
 JPEG_HTTP = Way("jpeg", "http", "h2load")
 BARE = Way("tensor", "none", "none")
+BARE_INSTANCES = Way("tensor", "none", "instances")
 
 
 class Unavailable(Exception):
