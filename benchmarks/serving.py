@@ -29,6 +29,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
 
+import onnxruntime as ort
 import typer
 
 from benchmarks.peers.all import PEERS
@@ -112,7 +113,7 @@ def describe_run() -> dict[str, str]:
     return {
         "command": shlex.join(["python", "-m", "benchmarks.serving", *sys.argv[1:]]),
         "date": datetime.now(UTC).date().isoformat(),
-        "hardware": f"{available_cpus()} CPUs of {_processor()}",
+        "hardware": f"{available_cpus()} CPUs of {_processor()}, ONNX Runtime {ort.__version__}",
         "commit": commit.stdout.strip(),
     }
 

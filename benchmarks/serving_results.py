@@ -52,8 +52,6 @@ class Results:
     """Why a cell has no figures."""
     missing: dict[str, str] = field(default_factory=dict)
     """Why a server was not measured."""
-    versions: dict[str, str] = field(default_factory=dict)
-    """What runs a server, with versions."""
     runs: list[dict[str, str]] = field(default_factory=list)
     """How it came about, the last one last: command line, date, hardware, commit."""
 
@@ -67,7 +65,6 @@ class Results:
             {_cell(entry): [Round(**one) for one in entry["rounds"]] for entry in document["cells"]},
             {_cell(entry): entry["reason"] for entry in document["failures"]},
             document["missing"],
-            document["versions"],
             document["runs"],
         )
 
@@ -75,7 +72,6 @@ class Results:
         """As JSON."""
         document = {
             "runs": self.runs,
-            "versions": self.versions,
             "missing": self.missing,
             "failures": [{**_entry(cell), "reason": reason} for cell, reason in self.failures.items()],
             "cells": [

@@ -24,6 +24,11 @@ the most. CPU is that of all the server's processes for each request, the steadi
 their proportional set size. The bare loop computes batches of as many images as there are callers, or as the model
 takes.
 
+{_servers(results)}
+
+perf_analyzer is NVIDIA's load generator, for servers that speak as Triton does. h2load sends to any server, here with a
+connection for each caller: over HTTP to `stn serve` and Triton the tensor's bytes with Triton's binary extension.
+
 {_overview(results)}
 {sections}
 {_failures(results)}
@@ -31,6 +36,11 @@ takes.
 
 {_runs(results)}
 """
+
+
+def _servers(results: Results) -> str:
+    measured = {cell.server for cell in results.rounds}
+    return "\n".join(f"- {peer.title}: {peer.note}" for peer in PEERS.values() if peer.name in measured)
 
 
 def _runs(results: Results) -> str:

@@ -59,8 +59,8 @@ def _serve(workload: Workload, folder: Path) -> Iterator[Running]:  # noqa: ARG0
 def peers() -> list[Peer]:
     """With one session, and with one for each CPU."""
     return [
-        Peer("bare", "bare run loop, 1 session", (BARE,), _serve),
-        Peer("bare-instances", "bare run loop, a session a CPU", (BARE_INSTANCES,), _serve),
+        Peer("bare", "bare run loop, 1 session", (BARE,), "a thread for each CPU, which spin while they wait", _serve),
+        Peer("bare-instances", "bare run loop, a session a CPU", (BARE_INSTANCES,), "with one thread each", _serve),
     ]
 
 

@@ -29,4 +29,5 @@ def _serve(workload: Workload, folder: Path) -> Iterator[Running]:
         yield Running(process, {}, {RAW_HTTP: Call(f"{url}/predict", body, answers.logits, answers.JSON)})
 
 
-PEER = Peer("bentoml", "BentoML 1.4.40", (RAW_HTTP,), _serve)
+NOTE = "adaptive batching, one worker, no access log; HTTP alone, the image's bytes as base64 in JSON"
+PEER = Peer("bentoml", "BentoML 1.4.40", (RAW_HTTP,), NOTE, _serve)

@@ -28,4 +28,5 @@ def _serve(workload: Workload, folder: Path) -> Iterator[Running]:
         yield Running(process, {}, {RAW_HTTP: call})
 
 
-PEER = Peer("litserve", "LitServe 0.2.19", (RAW_HTTP,), _serve)
+NOTE = "batches without a delay, one worker, its faster queue; HTTP alone, the image's bytes as base64 in JSON"
+PEER = Peer("litserve", "LitServe 0.2.19", (RAW_HTTP,), NOTE, _serve)

@@ -43,4 +43,8 @@ def _json(workload: Workload) -> bytes:
     return answers.body({"inputs": [tensor]})
 
 
-PEER = Peer("mlserver", "MLServer 1.7.1", (RAW_GRPC, RAW_HTTP), _serve)
+NOTE = (
+    "a custom runtime in its worker process, adaptive batching within 1 ms; perf_analyzer does not speak to it, for "
+    "want of `ModelConfig`; its HTTP takes tensors as JSON"
+)
+PEER = Peer("mlserver", "MLServer 1.7.1", (RAW_GRPC, RAW_HTTP), NOTE, _serve)

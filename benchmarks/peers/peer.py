@@ -71,5 +71,7 @@ class Peer:
     name: str
     title: str
     ways: tuple[Way, ...]
+    note: str
+    """How it is configured and asked, for who reads the results."""
     serve: Callable[[Workload, Path], AbstractContextManager[Running]]
     """Serves a model for the time of a `with`; the folder is for its files. Raises Unavailable."""

@@ -26,4 +26,5 @@ def _serve(workload: Workload, folder: Path) -> Iterator[Running]:
         yield Running(process, {}, {RAW_HTTP: Call(f"{url}/predict", workload.image.tobytes(), answers.logits)})
 
 
-PEER = Peer("ray", "Ray Serve 2.60", (RAW_HTTP,), _serve)
+NOTE = "`@serve.batch` without a delay, one replica, no access log; HTTP, the image's bytes as they are"
+PEER = Peer("ray", "Ray Serve 2.60", (RAW_HTTP,), NOTE, _serve)

@@ -53,7 +53,8 @@ def _image_calls(grpc: str, http: str, workload: Workload) -> dict[Way, Call]:
 def peers() -> list[Peer]:
     """With one process, and with two."""
     ways = (TENSOR_GRPC, TENSOR_HTTP, RAW_GRPC, RAW_HTTP, JPEG_GRPC, JPEG_HTTP)
+    note = "as it comes, with the model's own `config.pbtxt`"
     return [
-        Peer("stn", "stn serve", ways, partial(_serve, workers=1)),
-        Peer("stn-2", "stn serve --workers 2", ways, partial(_serve, workers=2)),
+        Peer("stn", "stn serve", ways, note, partial(_serve, workers=1)),
+        Peer("stn-2", "stn serve --workers 2", ways, note, partial(_serve, workers=2)),
     ]

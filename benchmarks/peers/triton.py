@@ -61,7 +61,9 @@ def _config(workload: Workload, instances: int) -> ModelConfig:
 def peers() -> list[Peer]:
     """With one instance of the model, and with two."""
     ways = (TENSOR_GRPC, TENSOR_HTTP, RAW_GRPC, RAW_HTTP)
+    note = "dynamic batching without a delay, a `model.py` that runs what an `execute` call brings as one batch"
+    one, two = partial(_serve, instances=1), partial(_serve, instances=2)
     return [
-        Peer("triton", "Triton 2.51, Python backend", ways, partial(_serve, instances=1)),
-        Peer("triton-2", "Triton 2.51, 2 instances", ways, partial(_serve, instances=2)),
+        Peer("triton", "Triton 2.51, Python backend", ways, f"{note}; a thread for each CPU", one),
+        Peer("triton-2", "Triton 2.51, 2 instances", ways, f"{note}; the CPUs shared out between the two", two),
     ]
