@@ -19,7 +19,7 @@ Cell = dict[str, Any]
 
 def render(results: Results) -> str:
     """Everything, in Markdown."""
-    models = {name: part for name, part in results.items() if "times" in part}
+    models = measured(results)
     made = {(part["date"], part["machine"], part["note"]) for part in results.values()}
     lines = [
         "# What models cost",
@@ -43,6 +43,11 @@ def render(results: Results) -> str:
         *(_growth(results["growth"]) if "growth" in results else ()),
     ]
     return "\n".join([*lines, ""])
+
+
+def measured(results: Results) -> Results:
+    """The networks among the parts, by name."""
+    return {name: part for name, part in sorted(results.items()) if "times" in part}
 
 
 def cells(part: Cell) -> dict[tuple[str, int, int], Cell]:
@@ -173,7 +178,7 @@ def draw(results: Results, path: Path) -> None:
 
     figure = Figure(figsize=(14, 4.2), layout="constrained")
     engines, size, transformers = figure.subplots(1, 3)
-    models = {name: part for name, part in results.items() if "times" in part}
+    models = measured(results)
     for index, engine in enumerate(ENGINES):
         batches = [max(batch for _, _, batch in cells(part) if batch <= WANTED_BATCH) for part in models.values()]
         pairs = zip(models.values(), batches, strict=True)

@@ -26,6 +26,7 @@ def callers(point: Point) -> str:
 def draw_curve(trials: Iterable[Trial], current: Setting, choice: Choice | None, target_ms: float, path: Path) -> None:
     """Answers a second against the latency of 99 %, a line for each setting through its numbers of callers."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogFormatter
 
     figure = Figure(figsize=(10, 5.5), layout="constrained")
     axis = figure.subplots()
@@ -49,6 +50,8 @@ def draw_curve(trials: Iterable[Trial], current: Setting, choice: Choice | None,
                 axis.annotate(f" {callers(point)}", where, va="top", fontsize="small")
     axis.axhline(target_ms, color="tab:red", linestyle=":", label=f"target: {target_ms:g} ms")
     axis.set(xlabel="answers a second", ylabel="latency of 99 % of the answers, ms", yscale="log")
+    axis.yaxis.set_major_formatter(LogFormatter())  # 20, not 2 x 10^1
+    axis.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
     axis.grid(alpha=0.3, which="both")
     figure.legend(loc="outside right upper", fontsize="small")
     figure.savefig(path, dpi=120)
