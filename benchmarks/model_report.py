@@ -31,7 +31,8 @@ def render(results: Results) -> str:
         "",
         "Milliseconds of a batch: median of rounds in which the engines take turns, in brackets the middle 80 % of the",
         "rounds. Shipped models as they are shipped, all other networks with fresh weights; int8 by the product's own",
-        "quantiser, which leaves out whatever a transformer looks with.",
+        "quantiser, which leaves out whatever a transformer looks with. Where the brackets are wide, others used the",
+        "machine meanwhile.",
         "",
         "![Times of the engines, and what grows](models.png)",
         "",
@@ -186,7 +187,8 @@ def draw(results: Results, path: Path) -> None:
         engines.bar([place + 0.2 * index - 0.3 for place in range(len(models))], ms, 0.2, label=engine)
     engines.set_xticks(range(len(models)), models, fontsize="small", rotation=15)
     engines.set(yscale="log", ylabel="ms an image", title="batch 16 (birds 8), 2 threads")
-    engines.legend(fontsize="small")
+    engines.set_ylim(top=4 * engines.get_ylim()[1])  # room for the legend
+    engines.legend(fontsize="small", loc="upper center", ncols=2)
     rows = results["growth"]["rows"] if "growth" in results else []
     for axis, grows, title in ((size, "size", "pixels a side"), (transformers, "transformers", "transformers")):
         for network in dict.fromkeys(row["network"] for row in rows if row["grows"] == grows):

@@ -12,7 +12,7 @@ from stn_serve.tuning_setting import Setting, Space
 
 TIE = 0.03
 """Throughputs that differ by less than this share are the same."""
-FINALISTS = 2
+FINALISTS = 3
 """Of the best, measured again beside the present setting: what seems the best of many may have been lucky."""
 CONFIRMATIONS = 2
 """How often."""
