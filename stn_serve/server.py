@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -24,6 +25,10 @@ from stn_serve.settings import ServerSettings
 from stn_serve.supervisor import Supervisor
 
 Result = TypeVar("Result")
+
+SWITCH_S = 0.0005
+"""How long a thread that has computed may have to wait for the interpreter while the event loop has much to do. With
+Python's 5 ms the next batch begins so much later: that cost `digits` a tenth of its throughput."""
 
 LAST_SCRAPE_S = 1.0
 """What Prometheus gets to take its answer."""
@@ -49,6 +54,7 @@ def prepare_process() -> None:
     """What every process that serves begins with."""
     raise_open_files()
     keep_freed_memory()
+    sys.setswitchinterval(SWITCH_S)
 
 
 async def _serve(settings: ServerSettings, announce: Announce) -> None:
