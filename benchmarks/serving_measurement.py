@@ -76,7 +76,7 @@ def _load(running: Running, workload: Workload, way: Way, concurrency: int, seco
 
 
 def _measure_bare(workload: Workload, way: Way, batch: int, seconds: float) -> Round:
-    sessions = available_cpus() if way == BARE_INSTANCES else 1
+    sessions = min(available_cpus(), batch) if way == BARE_INSTANCES else 1
     arguments = [str(workload.directory), str(batch), str(sessions), str(seconds)]
     command = [sys.executable, "-m", "benchmarks.peers.bare", *arguments]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
