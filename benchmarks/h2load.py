@@ -6,6 +6,7 @@ It looks at the status of HTTP alone; `ask_once` makes sure of an answer's conte
 from __future__ import annotations
 
 import subprocess
+from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -59,7 +60,8 @@ def parse(log: str, concurrency: int) -> Load:
     cut_off = rows[:, 1] == CUT_OFF
     failed = len(rows) - answered.sum() - min(cut_off.sum(), concurrency)
     if failed or not answered.any():
-        raise RuntimeError(f"h2load: {failed} of {len(rows)} requests failed")
+        statuses = Counter(rows[~answered, 1].tolist())
+        raise RuntimeError(f"h2load: {failed} of {len(rows)} requests failed: {dict(statuses)} by status")
     starts, _, micros = rows[answered].T
     elapsed_s = ((starts + micros).max() - starts.min()) / 1e6
     return Load(float(answered.sum() / elapsed_s), *quantiles(micros / 1e3))
