@@ -140,7 +140,7 @@ def render(cells: list[Cell]) -> str:
         (
             "A number is the largest error of any logit in any of these checks, as a share of the largest logit (or of "
             f"1, if that is larger); allowed are {limits}. The last column is the largest error of theta in fp32 and "
-            "int8, which never quantises what decides where to look."
+            "int8, which never quantises a transformer."
         ),
         "",
         "| transform | kernel | padding | " + " | ".join(precisions) + " | theta |",

@@ -14,9 +14,16 @@ from onnxruntime.quantization import QuantFormat, quantize_static
 
 from benchmarks.model_files import Subject
 from benchmarks.model_times import session_program
-from benchmarks.operators import transformer_nodes
 from benchmarks.training_speed import time_rounds
-from export.quantization import OPTIONS, PASSED, QUANTIZED, Calibration, quantizable, quiet_quantizer, with_passed
+from export.quantization import (
+    OPTIONS,
+    PASSED,
+    QUANTIZED,
+    Calibration,
+    quantizable,
+    quiet_quantizer,
+    with_passed,
+)
 
 BATCH = 16
 ROUNDS = 30
@@ -38,14 +45,15 @@ def files(subject: Subject, folder: Path) -> dict[str, Path]:
     """A file for each choice; those that the folder has are taken as they are."""
     made = subject.files(folder)
     graph = onnx.load(made["fp32"]).graph
-    ours = with_passed(graph, quantizable(graph))
+    layers = quantizable(graph)
+    ours = with_passed(graph, layers)
+    unseen = [name for name in layers if name not in _before_theta(graph)]
     every = [node.name for node in graph.node if node.op_type in (*QUANTIZED, *PASSED)]
-    looking = transformer_nodes(graph)
     choices: dict[str, tuple[list[str], dict[str, Any]]] = {
         "one scale a tensor": (ours, {"per_channel": False}),
         "weights of eight bits": (ours, {"reduce_range": False}),
         "QOperator instead of QDQ": (ours, {"quant_format": QuantFormat.QOperator}),
-        "convolutions before later transformers, too": ([name for name in every if name not in looking], {}),
+        "what no transformer looks at": (with_passed(graph, unseen), {}),
         "localisation, too: everything": (every, {}),
     }
     found = {"float32": made["fp32"], "int8 of `stn export`": made["int8"]}
@@ -56,6 +64,15 @@ def files(subject: Subject, folder: Path) -> dict[str, Path]:
             with quiet_quantizer():
                 quantize_static(made["fp32"], found[choice], images, nodes_to_quantize=nodes, **(OPTIONS | changes))
     return found
+
+
+def _before_theta(graph: onnx.GraphProto) -> set[str]:
+    """Names of the nodes that a theta is computed from."""
+    values = {"theta"}
+    for node in reversed(graph.node):
+        if values & set(node.output):
+            values |= set(node.input)
+    return {node.name for node in graph.node if values & set(node.output)}
 
 
 def measure(subject: Subject, folder: Path, threads: int) -> list[ChoiceTime]:

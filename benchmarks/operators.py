@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import onnx
 import onnxruntime as ort
 
-from export.quantization import ancestors
+from export.quantization import transformer_nodes
 
 
 class NodeTime(NamedTuple):
@@ -50,21 +50,6 @@ def profile(path: Path, feed: Mapping[str, Any], threads: int, runs: int) -> lis
         for node in model.graph.node
         if node.name in spent
     ]
-
-
-def transformer_nodes(graph: onnx.GraphProto) -> set[str]:
-    """Names of the nodes that find out where to look, and that sample there.
-
-    What the answer is read from leads back through the sampled maps of a `GridSample`, never through its grid: all that
-    is not on such a way is localisation or grid.
-    """
-    cut = onnx.GraphProto()
-    cut.CopyFrom(graph)
-    for node in cut.node:
-        if node.op_type == "GridSample":
-            del node.input[1:]
-    read = ancestors(cut, [output.name for output in graph.output if output.name != "theta"])
-    return {node.name for node in graph.node if node.op_type == "GridSample" or not read & set(node.output)}
 
 
 def transformer_percent(times: list[NodeTime]) -> float:

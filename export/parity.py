@@ -45,6 +45,10 @@ class Tolerance:
     of that a deep network makes more than of its own rounding."""
     displacement_px: float
     """Of a source quad's corner."""
+    led_theta_error: float
+    """Of `theta` where it is the network's own and not forced: what it is found from may be less exact than it."""
+    led_displacement_px: float
+    """Likewise, of a source quad's corner."""
     top_class_agreement: float
     """Share of the images of each batch whose top class must be the same; 0 leaves it to the validation set."""
     accuracy_points: float
@@ -58,6 +62,8 @@ TOLERANCES: dict[Precision, Tolerance] = {
         led_error=1e-3,
         theta_error=1e-5,
         displacement_px=1e-2,
+        led_theta_error=1e-5,
+        led_displacement_px=1e-2,
         top_class_agreement=1.0,
         accuracy_points=0.02,
     ),
@@ -67,6 +73,8 @@ TOLERANCES: dict[Precision, Tolerance] = {
         led_error=1e-2,
         theta_error=1e-2,
         displacement_px=0.25,
+        led_theta_error=1e-2,
+        led_displacement_px=0.25,
         top_class_agreement=0.0,
         accuracy_points=0.1,
     ),
@@ -76,6 +84,8 @@ TOLERANCES: dict[Precision, Tolerance] = {
         led_error=1e-3,
         theta_error=1e-5,
         displacement_px=1e-2,
+        led_theta_error=1e-5,
+        led_displacement_px=1e-2,
         top_class_agreement=1.0,
         accuracy_points=0.1,
     ),
@@ -85,12 +95,17 @@ TOLERANCES: dict[Precision, Tolerance] = {
         led_error=0.25,
         theta_error=1e-5,
         displacement_px=1e-2,
+        led_theta_error=2e-2,
+        led_displacement_px=0.5,
         top_class_agreement=0.0,
         accuracy_points=0.2,
     ),
 }
 """By precision. A model with float16 weights is compared with the network whose weights were rounded alike. Int8
-leaves localisation and grid in fp32, so that its theta is as exact as fp32's."""
+leaves localisation and grid in fp32, so that a forced theta is as exact as fp32's; its own is off only where its
+transformer looks at quantised features. A quickly trained ST-CNN Multi at 64 px moved corners by 0.07 px on average and
+0.31 px at most, one with fresh weights by 0.19 px at most; the shipped digits and house numbers, whose transformers all
+look at the image, not at all."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -191,7 +206,7 @@ def _compare(case: Case, precision: Precision) -> Iterator[ParityRow]:
 
 def _allowed_share(case: Case, output: str, looks: bool, tolerance: Tolerance) -> float:
     if output == "theta":
-        return tolerance.theta_error
+        return tolerance.led_theta_error if case.check in UNFORCED else tolerance.theta_error
     if sum(isinstance(module, nn.Conv2d | nn.Linear) for module in case.network.modules()) < DEEP:
         return tolerance.error
     return tolerance.led_error if looks and case.check in UNFORCED else tolerance.deep_error
@@ -213,14 +228,15 @@ def _row(
     agreement = _agreement(reference, served) if output == "logits" else None
     displacement = _displacement(reference, served, frame) if output == "theta" else None
     tolerance = TOLERANCES[precision]
+    allowed_px = tolerance.led_displacement_px if check in UNFORCED else tolerance.displacement_px
     allowed = share * max(1.0, magnitude)
     wrong = []
     if not error.max() <= allowed:
         wrong.append(f"is off by {error.max():.2g}, {allowed:.2g} allowed")
     if agreement is not None and agreement < tolerance.top_class_agreement:
         wrong.append(f"has the same top class for {agreement:.1%} of the images")
-    if displacement is not None and not displacement <= tolerance.displacement_px:
-        wrong.append(f"moves a corner by {displacement:.2g} px, {tolerance.displacement_px:.2g} allowed")
+    if displacement is not None and not displacement <= allowed_px:
+        wrong.append(f"moves a corner by {displacement:.2g} px, {allowed_px:.2g} allowed")
     return ParityRow(
         check=check,
         output=output,

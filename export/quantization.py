@@ -1,5 +1,9 @@
 """Static int8: calibrated on real images, and kept out of wherever a model decides where to look.
 
+Localisation networks, whatever computes theta and grids, and sampling stay in float32. What the answer is read from is
+quantised, even where a later transformer looks at it as well: its theta then moves a little, by no more than
+`export.parity` allows. The theta of a transformer that looks at the image, or at crops of it, stays as it is.
+
 The graph keeps its float operators between QuantizeLinear and DequantizeLinear (QDQ); runtimes fuse them to integer
 ones. Weights have seven bits and one scale a channel: with eight, processors without VNNI saturate their sums, and the
 same file would answer otherwise there than here.
@@ -88,27 +92,27 @@ def quantize(source: Path, target: Path, calibration: Images, judge: Judge, allo
 
 
 def quantizable(graph: onnx.GraphProto) -> list[str]:
-    """Names of the nodes with weights that no grid and no theta depends on."""
-    looking = ancestors(graph, [*_grids(graph), "theta"])
+    """Names of the nodes with weights that belong to no transformer."""
+    looking = transformer_nodes(graph)
     constants = {tensor.name for tensor in graph.initializer}
     return [
         node.name
         for node in graph.node
-        if node.op_type in QUANTIZED and node.input[1] in constants and node.output[0] not in looking
+        if node.op_type in QUANTIZED and node.input[1] in constants and node.name not in looking
     ]
 
 
-def ancestors(graph: onnx.GraphProto, names: Sequence[str]) -> set[str]:
-    """The values that the named ones are computed from, and they themselves."""
-    found = set(names)
+def transformer_nodes(graph: onnx.GraphProto) -> set[str]:
+    """Names of the nodes that find out where to look, and that sample there.
+
+    What the answer is read from leads back through the sampled maps of a `GridSample`, never through its grid: all that
+    is not on such a way is localisation or grid.
+    """
+    read = {output.name for output in graph.output if output.name != "theta"}
     for node in reversed(graph.node):
-        if found & set(node.output):
-            found |= set(node.input)
-    return found
-
-
-def _grids(graph: onnx.GraphProto) -> list[str]:
-    return [node.input[1] for node in graph.node if node.op_type == "GridSample"]
+        if read & set(node.output):
+            read |= set(node.input[:1] if node.op_type == "GridSample" else node.input)
+    return {node.name for node in graph.node if node.op_type == "GridSample" or not read & set(node.output)}
 
 
 def _harm(source: Path, model: onnx.ModelProto, calibration: Images, layer: str, judge: Judge) -> float:
@@ -130,13 +134,13 @@ def _quantize(source: Path, target: Path, model: onnx.ModelProto, calibration: I
 
 
 def with_passed(graph: onnx.GraphProto, layers: Sequence[str]) -> list[str]:
-    """Names of the nodes to quantise so that numbers stay integer between these layers; none that theta depends on."""
-    looking = ancestors(graph, [*_grids(graph), "theta"])
+    """Names of the nodes to quantise so that numbers stay integer between these layers; none of a transformer."""
+    looking = transformer_nodes(graph)
     fed = _fed_by(graph, layers)
     return sorted(
         node.name
         for node in graph.node
-        if node.name in layers or (node.op_type in PASSED and node.output[0] not in looking and set(node.input) & fed)
+        if node.name in layers or (node.op_type in PASSED and node.name not in looking and set(node.input) & fed)
     )
 
 

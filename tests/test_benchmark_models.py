@@ -10,8 +10,9 @@ from PIL import Image
 
 from benchmarks.model_files import named
 from benchmarks.model_report import ENGINES, draw, render
-from benchmarks.operators import by_operator, profile, transformer_nodes, transformer_percent
+from benchmarks.operators import by_operator, profile, transformer_percent
 from export.onnx_export import export_onnx
+from export.quantization import transformer_nodes
 from training.checkpoint import build_network
 from training.config import load_recipe
 
