@@ -30,7 +30,9 @@ Clients may pass tensors in shared memory only where the server is started with 
 must be UTF-8, as strings in ONNX are; BF16 is not served; a number in a JSON answer that is not finite is `null`; log
 settings cover `log_info`, `log_warning`, `log_error` and `log_verbose_level`. A queue without `max_queue_size` holds at
 most 1024 requests; a request is refused when its time in the queue is up, even while a batch runs, and where a model
-sets `allow_timeout_override` the `timeout` of a request counts even if the model sets none.
+sets `allow_timeout_override` the `timeout` of a request counts even if the model sets none. A request that would spend
+more than half of its timeout or deadline in the queue is refused when it comes, where Triton lets it wait and expire.
+`priority_queue_policy` of a level that `priority_levels` does not have is refused: it would have no effect.
 
 | case | Triton 2.51 | stn-serve | why |
 |---|---|---|---|
