@@ -6,11 +6,12 @@ import ssl
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
-import grpc
-
 from stn_serve.errors import ConfigurationError
 from stn_serve.live_files import LiveFiles
 from stn_serve.settings import ServerSettings
+
+PROTOCOLS = ("http/1.1", "h2")
+"""As ALPN calls them."""
 
 
 class Certificates:
@@ -23,9 +24,7 @@ class Certificates:
             ConfigurationError: a file cannot be read, is no PEM, or they do not belong together.
         """
         self._cert, self._key, self._client_ca = cert, key, client_ca
-        self._context: ssl.SSLContext
-        self._configuration: grpc.ServerCertificateConfiguration
-        self._is_new = False
+        self._contexts: dict[str, ssl.SSLContext] = {}
         self.files = LiveFiles("the certificates", [path for path in (cert, key, client_ca) if path], self._load)
 
     @classmethod
@@ -35,31 +34,23 @@ class Certificates:
             return None
         return cls(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
 
-    def grpc_credentials(self) -> grpc.ServerCredentials:
-        """For one gRPC server, which asks at each handshake whether there is something new."""
-        return grpc.dynamic_ssl_server_credentials(
-            self._configuration,
-            self._take_new,  # type: ignore[arg-type]  # its stub forgets that None stands for nothing new
-            require_client_authentication=self._client_ca is not None,
-        )
+    def context(self, protocol: str) -> ssl.SSLContext:
+        """For servers of `http/1.1` or `h2`; it follows the files."""
+        return _Latest(self, protocol)
 
-    def http_context(self) -> ssl.SSLContext:
-        """For HTTP servers; it follows the files."""
-        return _Latest(self)
-
-    def wrap_bio(self, *args: Any, **kwargs: Any) -> ssl.SSLObject:  # noqa: ANN401 - ssl's own signature
+    def wrap_bio(self, protocol: str, *args: Any, **kwargs: Any) -> ssl.SSLObject:  # noqa: ANN401 - ssl's own signature
         """One connection's side of TLS, with the certificates of now."""
-        return self._context.wrap_bio(*args, **kwargs)
-
-    def _take_new(self) -> grpc.ServerCertificateConfiguration | None:
-        is_new, self._is_new = self._is_new, False
-        return self._configuration if is_new else None
+        return self._contexts[protocol].wrap_bio(*args, **kwargs)
 
     def _load(self) -> None:
+        self._contexts = {protocol: self._read(protocol) for protocol in PROTOCOLS}
+
+    def _read(self, protocol: str) -> ssl.SSLContext:
+        for path in (self._cert, self._key, self._client_ca):
+            if path:
+                _check_readable(path)
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.set_alpn_protocols(["http/1.1"])
-        cert, key = _read(self._cert), _read(self._key)
-        client_ca = _read(self._client_ca) if self._client_ca else None
+        context.set_alpn_protocols([protocol])
         try:
             context.load_cert_chain(self._cert, self._key, password=self._refuse_password)
         except ssl.SSLError as error:
@@ -74,9 +65,7 @@ class Certificates:
                 raise ConfigurationError(
                     f"tls_client_ca {self._client_ca} holds no PEM certificate: {error}"
                 ) from error
-        self._context = context
-        self._configuration = grpc.ssl_server_certificate_configuration([(key, cert)], client_ca)
-        self._is_new = True
+        return context
 
     def _refuse_password(self) -> NoReturn:
         # OpenSSL would ask on the terminal, where nobody is.
@@ -86,18 +75,18 @@ class Certificates:
 class _Latest(ssl.SSLContext):
     """A context that event loops accept, and that makes each connection from the newest certificates."""
 
-    def __new__(cls, _: Certificates) -> Self:
+    def __new__(cls, *_: object) -> Self:
         return super().__new__(cls, ssl.PROTOCOL_TLS_SERVER)
 
-    def __init__(self, certificates: Certificates) -> None:
-        self._certificates = certificates
+    def __init__(self, certificates: Certificates, protocol: str) -> None:
+        self._certificates, self._protocol = certificates, protocol
 
     def wrap_bio(self, *args: Any, **kwargs: Any) -> ssl.SSLObject:  # noqa: ANN401 - ssl's own signature
-        return self._certificates.wrap_bio(*args, **kwargs)
+        return self._certificates.wrap_bio(self._protocol, *args, **kwargs)
 
 
-def _read(path: Path) -> bytes:
+def _check_readable(path: Path) -> None:
     try:
-        return path.read_bytes()
+        path.read_bytes()
     except OSError as error:
         raise ConfigurationError(f"certificate file {path} cannot be read: {error.strerror}") from error

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
-
-import grpc
-
-from stn_serve.access import Access
-from stn_serve.errors import ServingError
-from stn_serve.grpc_refusal import refusal
+from stn_serve.access import OPEN, Access
+from stn_serve.grpc_head import Head
 
 METHOD_GROUPS = {
     "ServerLive": "health",
@@ -40,26 +34,16 @@ METHOD_GROUPS = {
 }
 """By the method's name, which no two services share."""
 
-if TYPE_CHECKING:
-    MethodHandler = grpc.RpcMethodHandler[Any, Any]
-    Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[MethodHandler | None]]
 
+def check_access(access: Access, head: Head) -> None:
+    """Let a call pass.
 
-class AccessInterceptor(grpc.aio.ServerInterceptor):
-    """Asks `Access` before a call reaches its service."""
-
-    def __init__(self, access: Access) -> None:
-        self._access = access
-
-    async def intercept_service(
-        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
-    ) -> MethodHandler | None:
-        """Pass the call on, or answer in its place."""
-        method = handler_call_details.method.rpartition("/")[2]
-        metadata = dict(handler_call_details.invocation_metadata)
-        try:
-            # Methods that do not exist are unknown to those only who may ask.
-            self._access.check(METHOD_GROUPS.get(method, "inference"), str(metadata.get("authorization", "")))
-        except ServingError as error:
-            return refusal(method, error)
-        return await continuation(handler_call_details)
+    Raises:
+        Unauthenticated: see `Access.check`.
+        PermissionDenied: see `Access.check`.
+    """
+    if access is OPEN:
+        return
+    # Methods that do not exist are unknown to those only who may ask.
+    group = METHOD_GROUPS.get(head.method.rpartition("/")[2], "inference")
+    access.check(group, str(dict(head.invocation_metadata).get("authorization", "")))

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial, wraps
 from typing import Any, NoReturn, TypeVar
 
-import grpc
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha.reflection import aio as reflection
+from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServicer_to_server
 from tritonclient.grpc import service_pb2
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceServicer, add_GRPCInferenceServiceServicer_to_server
 
@@ -19,9 +18,10 @@ from stn_serve import calls, grpc_tensors
 from stn_serve.access import OPEN, Access
 from stn_serve.control import NO_CUDA, Control, check_no_cuda_region, check_repository
 from stn_serve.errors import ServingError, Unavailable, Unsupported
-from stn_serve.grpc_access import AccessInterceptor
+from stn_serve.grpc_context import Context
 from stn_serve.grpc_health import HealthService
-from stn_serve.grpc_refusal import Methods
+from stn_serve.grpc_refusal import Admission
+from stn_serve.grpc_server import GrpcServer
 from stn_serve.grpc_stream import answer_in_order
 from stn_serve.inference import Inference
 from stn_serve.proto import image_prediction_pb2
@@ -32,11 +32,6 @@ logger = logging.getLogger(__name__)
 
 PROTOCOL = "grpc"
 
-MAX_STREAMS = 1024
-"""Calls at the same time over one connection; more of them wait with their caller."""
-MAX_DETAILS = 4096
-"""Characters of a status message: gRPC sends it as a header, and clients refuse headers of more than 8 KB."""
-
 Message = Any
 """A message of tritonclient's, which has no types."""
 SERVICES = tuple(
@@ -46,42 +41,20 @@ SERVICES = tuple(
 INFERENCE_METHODS = ("/inference.GRPCInferenceService/ModelInfer", f"/{SERVICES[1]}/Predict")
 INTERNAL_ERROR = ServingError("internal error; the server's log tells more")
 
-Context = grpc.aio.ServicerContext[Any, Any]
 Answer = TypeVar("Answer")
 Method = Callable[[Any, Any, Context], Awaitable[Answer]]
 
 
 def create_server(
-    inference: Inference,
-    control: Control,
-    images: ImagePrediction,
-    max_message_bytes: int,
-    access: Access = OPEN,
-    *,
-    shared_port: bool = False,
-) -> grpc.aio.Server:
+    inference: Inference, control: Control, images: ImagePrediction, max_message_bytes: int, access: Access = OPEN
+) -> GrpcServer:
     """A server with both services, health and reflection, on no port yet."""
-    server = grpc.aio.server(
-        # Each costs every call some microseconds.
-        interceptors=() if access is OPEN else (AccessInterceptor(access),),
-        options=[
-            ("grpc.max_receive_message_length", max_message_bytes),
-            ("grpc.max_send_message_length", -1),
-            # Workers of one server share a port, but two servers must not by accident.
-            ("grpc.so_reuseport", int(shared_port)),
-            ("grpc.max_concurrent_streams", MAX_STREAMS),
-            # Callers that have vanished without a word are found out; those that ask after us are not hung up on.
-            ("grpc.keepalive_time_ms", 60_000),
-            ("grpc.keepalive_timeout_ms", 20_000),
-            ("grpc.keepalive_permit_without_calls", 1),
-            ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-        ],
-    )
-    methods = Methods(server, dict.fromkeys(INFERENCE_METHODS, inference.check_room))
-    add_GRPCInferenceServiceServicer_to_server(InferenceService(inference, control), methods)
-    add_ImagePredictionServicer_to_server(ImagePredictionService(images, inference), methods)  # type: ignore[no-untyped-call]
-    add_HealthServicer_to_server(HealthService(inference, SERVICES), methods)
-    reflection.enable_server_reflection([*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name], server)
+    server = GrpcServer(max_message_bytes, Admission(access, dict.fromkeys(INFERENCE_METHODS, inference.check_room)))
+    services = (*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
+    add_GRPCInferenceServiceServicer_to_server(InferenceService(inference, control), server)
+    add_ImagePredictionServicer_to_server(ImagePredictionService(images, inference), server)  # type: ignore[no-untyped-call]
+    add_HealthServicer_to_server(HealthService(inference, SERVICES), server)
+    add_ServerReflectionServicer_to_server(reflection.ReflectionServicer(services), server)
     return server
 
 
@@ -104,12 +77,7 @@ def _answering(method: Method[Answer]) -> Method[Answer]:
 
 async def _abort(context: Context, error: ServingError) -> NoReturn:
     calls.fail(error)
-    try:
-        await context.abort(error.grpc_code, str(error)[:MAX_DETAILS])
-    except grpc.aio.AbortError:
-        raise
-    except grpc.aio.BaseError:  # its deadline has passed meanwhile, and nobody hears the answer
-        raise asyncio.CancelledError from None
+    await context.abort(error.grpc_code, str(error))
 
 
 class InferenceService(GRPCInferenceServiceServicer):  # type: ignore[misc]  # tritonclient has no types

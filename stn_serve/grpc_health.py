@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection
-from typing import Any
 
 import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthServicer
 
+from stn_serve.grpc_context import Context
 from stn_serve.inference import Inference
 
-Context = grpc.aio.ServicerContext[Any, Any]
 Status = int
 """A `HealthCheckResponse.ServingStatus`."""
 

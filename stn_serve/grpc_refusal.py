@@ -2,64 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
 from stn_serve import calls
+from stn_serve.access import Access
 from stn_serve.errors import ServingError
+from stn_serve.grpc_access import check_access
+from stn_serve.grpc_context import Context
+from stn_serve.grpc_head import Head
 
 if TYPE_CHECKING:
     MethodHandler = grpc.RpcMethodHandler[Any, Any]
-    Handler = grpc.GenericRpcHandler
 
 Check = Callable[[], None]
 """Raises a `ServingError` while nothing more is taken."""
 
 
+class Admission:
+    """Asked for every call."""
+
+    def __init__(self, access: Access, checks: Mapping[str, Check]) -> None:
+        """Admit whom `access` lets in, if nothing else speaks against it: `checks`, by the path of a method."""
+        self._access = access
+        self._checks = checks
+
+    def __call__(self, head: Head) -> MethodHandler | None:
+        """Who answers in its place; None if the call may be read."""
+        try:
+            check_access(self._access, head)
+            if check := self._checks.get(head.method):
+                check()
+        except ServingError as error:
+            return refusal(head.method.rpartition("/")[2], error)
+        return None
+
+
 def refusal(method: str, error: ServingError) -> MethodHandler:
     """A handler that answers any method with an error."""
 
-    async def refuse(_: object, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    async def refuse(_: object, context: Context) -> None:
         with calls.called("grpc", method, context.invocation_metadata):
             calls.fail(error)
             await context.abort(error.grpc_code, str(error))
 
     # Whatever the method is: a handler of streams waits for no message.
     return grpc.stream_stream_rpc_method_handler(refuse)
-
-
-class Methods:
-    """Where generated code adds its services to a server.
-
-    They are looked up by name and not registered: for each registered method gRPC's asyncio server keeps a future that
-    waits for its next call, and after every call it waits anew for all of them. With the methods of this server that
-    costs each call 50 us.
-    """
-
-    def __init__(self, server: grpc.aio.Server, checks: Mapping[str, Check]) -> None:
-        self._server = server
-        self._checks = checks
-
-    def add_generic_rpc_handlers(self, handlers: Iterable[Handler]) -> None:
-        """Adds services; by the path of a method, `checks` say whether to read a call at all."""
-        self._server.add_generic_rpc_handlers([_Guarded(handler, self._checks) for handler in handlers])
-
-    def add_registered_method_handlers(self, service: str, methods: Mapping[str, object]) -> None:
-        """Adds nothing."""
-
-
-class _Guarded(grpc.GenericRpcHandler):
-    def __init__(self, handler: Handler, checks: Mapping[str, Check]) -> None:
-        self._handler = handler
-        self._checks = checks
-
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> MethodHandler | None:
-        method = handler_call_details.method
-        if check := self._checks.get(method):
-            try:
-                check()
-            except ServingError as error:
-                return refusal(method.rpartition("/")[2], error)
-        return self._handler.service(handler_call_details)

@@ -33,10 +33,9 @@ class Guard:
         """
         return cls(Certificates.of(settings), Access(settings.tokens) if settings.tokens else OPEN)
 
-    @property
-    def ssl_context(self) -> ssl.SSLContext | None:
-        """For HTTP servers; None without TLS."""
-        return self.certificates.http_context() if self.certificates else None
+    def ssl_context(self, protocol: str = "http/1.1") -> ssl.SSLContext | None:
+        """For servers of `http/1.1` or `h2`; None without TLS."""
+        return self.certificates.context(protocol) if self.certificates else None
 
     def warn_of_strangers(self, host: str) -> None:
         """Where some calls want a token, name those that do not, if others than this machine can make them."""

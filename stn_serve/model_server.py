@@ -9,21 +9,18 @@ import socket
 import time
 from typing import Self
 
-import grpc
-
 from stn_serve import calls
 from stn_serve.catalogue import Catalogue
 from stn_serve.control import Control
-from stn_serve.errors import ConfigurationError
 from stn_serve.gateway_catalogue import GatewayCatalogue
 from stn_serve.grpc_api import create_server
+from stn_serve.grpc_server import GrpcServer
 from stn_serve.guard import Guard
 from stn_serve.http_api import HttpApi
 from stn_serve.http_server import HttpServer
 from stn_serve.images import ImageLimits
 from stn_serve.inference import Inference
 from stn_serve.limits import available_memory_bytes
-from stn_serve.listening import host_port
 from stn_serve.log_settings import LogSettings
 from stn_serve.metrics import Metrics
 from stn_serve.polling import poll
@@ -62,7 +59,7 @@ class ModelServer:
         self._images = ImagePrediction(
             registry, ImageLimits(max_bytes=settings.max_message_bytes, max_pixels=settings.max_image_pixels)
         )
-        self._grpc: grpc.aio.Server | None = None
+        self._grpc: GrpcServer | None = None
         self._http: HttpServer | None = None
 
     @classmethod
@@ -83,19 +80,13 @@ class ModelServer:
         )
         return cls(settings, registry, guard)
 
-    async def open(self, http_socket: socket.socket, grpc_port: int, shared: bool = False) -> int:
-        """Listen; `shared` where other workers have the same port of gRPC. Returns the port of gRPC.
-
-        Raises:
-            ConfigurationError: the port of gRPC has been taken in the meantime.
-        """
-        settings, access = self._settings, self._guard.access
-        surface = (self.inference, self.control, self._images, settings.max_message_bytes, access)
-        self._grpc = create_server(*surface, shared_port=shared)
-        port = _add_port(self._grpc, host_port(settings.host, grpc_port), self._guard)
-        self._http = HttpServer(HttpApi(*surface), http_socket, self._guard.ssl_context)
-        await asyncio.gather(self._grpc.start(), self._http.start())
-        return port
+    async def open(self, http_socket: socket.socket, grpc_socket: socket.socket) -> None:
+        """Listen on bound sockets."""
+        guard = self._guard
+        surface = (self.inference, self.control, self._images, self._settings.max_message_bytes, guard.access)
+        self._grpc = create_server(*surface)
+        self._http = HttpServer(HttpApi(*surface), http_socket, guard.ssl_context())
+        await asyncio.gather(self._grpc.start(grpc_socket, guard.ssl_context("h2")), self._http.start())
 
     async def watch(self) -> None:
         """Follow the files of the guard, and the repository where that is asked for, for ever."""
@@ -133,12 +124,3 @@ class ModelServer:
             logger.error("a model still computes: the process ends without it")
             logging.shutdown()
             os._exit(0)
-
-
-def _add_port(server: grpc.aio.Server, address: str, guard: Guard) -> int:
-    try:
-        if guard.certificates:
-            return server.add_secure_port(address, guard.certificates.grpc_credentials())
-        return server.add_insecure_port(address)
-    except RuntimeError as error:
-        raise ConfigurationError(f"cannot listen for gRPC on {address}: {error}") from error

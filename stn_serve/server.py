@@ -16,7 +16,7 @@ import uvloop
 from stn_serve.guard import Guard
 from stn_serve.http_server import HttpServer
 from stn_serve.limits import raise_open_files
-from stn_serve.listening import Addresses, address, bind, host_port, reserve
+from stn_serve.listening import Addresses, address, bind, reserve
 from stn_serve.loading import IndexEntry
 from stn_serve.malloc import keep_freed_memory
 from stn_serve.metrics_api import MetricsApi
@@ -63,14 +63,14 @@ async def _serve(settings: ServerSettings, announce: Announce) -> None:
     # Ports first: a taken one should not be found out after minutes of loading.
     with (
         bind(settings.host, settings.http_port) as http_socket,
+        bind(settings.host, settings.grpc_port) as grpc_socket,
         bind(settings.host, settings.metrics_port) as metrics_socket,
     ):
-        with bind(settings.host, settings.grpc_port):
-            server = await ModelServer.load(settings, guard)
-        grpc_port = await server.open(http_socket, settings.grpc_port)
-        metrics = HttpServer(MetricsApi(server.metrics.snapshot, guard.access), metrics_socket, guard.ssl_context)
+        server = await ModelServer.load(settings, guard)
+        await server.open(http_socket, grpc_socket)
+        metrics = HttpServer(MetricsApi(server.metrics.snapshot, guard.access), metrics_socket, guard.ssl_context())
         await metrics.start()
-        addresses = Addresses(host_port(settings.host, grpc_port), address(http_socket), address(metrics_socket))
+        addresses = Addresses(address(grpc_socket), address(http_socket), address(metrics_socket))
         stopped = stop_signal()
         if settings.ready_file:
             addresses.write(settings.ready_file)
@@ -96,7 +96,7 @@ async def _supervise(settings: ServerSettings, announce: Announce) -> None:
             models = await _until(stopped, supervisor.start())
             if models is None:
                 return
-            metrics = HttpServer(MetricsApi(supervisor.snapshot, guard.access), metrics_socket, guard.ssl_context)
+            metrics = HttpServer(MetricsApi(supervisor.snapshot, guard.access), metrics_socket, guard.ssl_context())
             await metrics.start()
             addresses = Addresses(address(grpc_socket), address(http_socket), address(metrics_socket))
             if settings.ready_file:

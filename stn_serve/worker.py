@@ -68,7 +68,8 @@ class Worker:
         """Open the ports, which the supervisor has reserved."""
         settings = self._settings
         http_socket = self._open.enter_context(bind(settings.host, settings.http_port, shared=True))
-        await self._server.open(http_socket, settings.grpc_port, shared=True)
+        grpc_socket = self._open.enter_context(bind(settings.host, settings.grpc_port, shared=True))
+        await self._server.open(http_socket, grpc_socket)
         self._open.push_async_callback(self._server.close)
         await self._open.enter_async_context(in_background(self._server.watch()))
 

@@ -23,6 +23,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from stn_serve.control import Control
 from stn_serve.grpc_api import create_server
 from stn_serve.inference import Inference
+from stn_serve.listening import address, bind
 from stn_serve.log_settings import LogSettings
 from stn_serve.registry import ModelRegistry
 from stn_serve.shared_memory import SharedMemory
@@ -255,9 +256,9 @@ def test_no_work_is_spent_on_a_call_whose_time_was_up_before_its_turn(tmp_path: 
         images = ImagePrediction(registry)
         control = Control(registry, SharedMemory(), LogSettings())
         server = create_server(Inference(registry), control, images, 2**20)
-        port = server.add_insecure_port("127.0.0.1:0")
-        await server.start()
-        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        listener = bind("127.0.0.1", 0)
+        await server.start(listener)
+        with grpc.insecure_channel(address(listener)) as channel:
             stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)  # with threads of its own
             assert (await asyncio.to_thread(stub.ServerLive, service_pb2.ServerLiveRequest())).live
             late = stub.ModelInfer.future(request_of("trouble", index=2), timeout=0.2)

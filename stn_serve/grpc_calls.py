@@ -1,0 +1,254 @@
+"""One gRPC call on a stream of HTTP/2: its messages in, its handler's task, its messages and status out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any, Self
+
+from grpc import StatusCode
+
+from stn_serve.compression import decompress
+from stn_serve.errors import ServingError
+from stn_serve.grpc_context import Aborted, Context
+from stn_serve.grpc_head import ANSWER, IDENTITY, OK, Head, only_trailers, trailers
+from stn_serve.grpc_messages import MessageReader, framed
+from stn_serve.h2_stream import Stream
+
+logger = logging.getLogger(__name__)
+
+Handler = Any
+"""A `grpc.RpcMethodHandler` of coroutines, or of generators of answers; its stub knows those of threads only."""
+Message = Any
+
+MALFORMED = ServingError("Exception deserializing request!")
+
+
+class Call:
+    """Receives what comes on its stream; one of unary requests begins when its message is whole."""
+
+    __slots__ = (
+        "_context",
+        "_encoding",
+        "_handler",
+        "_has_answered",
+        "_is_over",
+        "_max_bytes",
+        "_more",
+        "_reader",
+        "_stream",
+        "_task",
+        "_timer",
+    )
+
+    def __init__(self, stream: Stream, head: Head, handler: Handler, max_message_bytes: int) -> None:
+        self._stream = stream
+        self._handler = handler
+        self._context = Context(head)
+        self._encoding = head.encoding
+        self._max_bytes = max_message_bytes
+        self._reader = MessageReader(max_message_bytes)
+        self._more: asyncio.Future[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._has_answered = False
+        """Whether something has been sent."""
+        self._is_over = False
+        if head.timeout_s is not None:
+            self._timer = asyncio.get_running_loop().call_later(head.timeout_s, self._expire)
+        if handler.request_streaming:
+            self._task = asyncio.get_running_loop().create_task(self._run(_Requests(self)))
+
+    # What the stream tells.
+
+    def receive(self, data: memoryview, ended: bool) -> None:
+        """More has come."""
+        del ended  # the stream knows
+        if self._is_over:
+            return
+        self._reader.add(data)
+        if self._task is None:
+            self._begin_when_whole()
+        else:
+            self._wake()
+
+    def broken_off(self) -> None:
+        """The caller has gone."""
+        self._end()
+        self._cancel()
+
+    # What the iterator of requests tells.
+
+    async def next_message(self) -> bytes | None:
+        """The next one; None after the last.
+
+        Raises:
+            ServingError: it is none, or too large; the call is over.
+            ConnectionError: the caller has gone.
+        """
+        try:
+            while not self._is_over:
+                taken = self._reader.take()
+                if taken:
+                    self._stream.consumed(self._reader.held)
+                    return await self._decompressed(*taken)
+                if self._stream.is_ended:
+                    self._check_end()
+                    return None
+                self._stream.want(self._reader.missing)
+                self._more = asyncio.get_running_loop().create_future()
+                await self._more
+        except ServingError as error:
+            self.fail(error)
+            raise
+        raise ConnectionError("the call is over")
+
+    def parse(self, message: bytes) -> Message:
+        """A request.
+
+        Raises:
+            ServingError: the bytes are none.
+        """
+        deserialize = self._handler.request_deserializer
+        try:
+            return deserialize(message) if deserialize else message
+        except Exception as error:
+            raise MALFORMED from error
+
+    def fail(self, error: ServingError) -> None:
+        """End the call: nobody need work on it any more."""
+        self._finish(error.grpc_code, str(error))
+        self._cancel()
+
+    # The handler's task.
+
+    def _begin_when_whole(self) -> None:
+        try:
+            taken = self._reader.take()
+            if taken:
+                self._stream.consumed(0)
+                self._task = asyncio.get_running_loop().create_task(self._run(taken))
+            elif self._stream.is_ended:
+                self._check_end()
+                self._finish(StatusCode.UNIMPLEMENTED, "the call has no message")
+            else:
+                self._stream.want(self._reader.missing)
+        except ServingError as error:
+            self._finish(error.grpc_code, str(error))
+
+    async def _run(self, requests: _Requests | tuple[bytes, bool]) -> None:
+        """Answer, however the handler ends."""
+        context = self._context
+        try:
+            if isinstance(requests, tuple):
+                message, is_compressed = requests
+                request = self.parse(await self._decompressed(*requests) if is_compressed else message)
+            else:
+                request = requests
+            if self._handler.response_streaming:
+                await self._answer_each(request)
+            else:
+                await self._answer_once(request)
+        except Aborted:
+            self._finish(context.code, context.details)
+        except asyncio.CancelledError:
+            self._finish(StatusCode.CANCELLED, "")
+            raise
+        except ServingError as error:
+            self._finish(error.grpc_code, str(error))
+        except Exception as error:
+            if context.code is StatusCode.OK:
+                logger.exception("a handler of gRPC calls failed")
+                context.code, context.details = StatusCode.UNKNOWN, f"internal error: {type(error).__name__}"
+            self._finish(context.code, context.details)
+
+    async def _answer_once(self, request: Message) -> None:
+        handler = self._handler
+        method = handler.stream_unary if handler.request_streaming else handler.unary_unary
+        response = await method(request, self._context)
+        if self._context.code is not StatusCode.OK:
+            self._finish(self._context.code, self._context.details)
+        elif not self._is_over:
+            data = framed(handler.response_serializer(response))
+            self._end()
+            self._stream.answer(ANSWER, data, OK)
+            self._stream.give_up_unread()
+
+    async def _answer_each(self, request: Message) -> None:
+        handler = self._handler
+        method = handler.stream_stream if handler.request_streaming else handler.unary_stream
+        answers = method(request, self._context)
+        if isinstance(answers, AsyncIterator):
+            async with aclosing(answers):  # type: ignore[type-var]  # a generator
+                async for answer in answers:
+                    await self._send(handler.response_serializer(answer))
+        else:
+            await answers
+        self._finish(self._context.code, self._context.details)
+
+    async def _send(self, message: bytes) -> None:
+        if not self._has_answered:
+            self._has_answered = True
+            self._stream.send_headers(ANSWER)
+        await self._stream.send(framed(message))
+
+    async def _decompressed(self, message: bytes, is_compressed: bool) -> bytes:
+        if not is_compressed:
+            return message
+        if self._encoding == IDENTITY:
+            raise ServingError("a message says that it is compressed, its call does not say how")
+        return bytes(await decompress(message, self._encoding, self._max_bytes))
+
+    def _check_end(self) -> None:
+        if not self._reader.is_between_messages:
+            raise ServingError("the call ends in the middle of a message")
+
+    # The end.
+
+    def _finish(self, code: StatusCode, details: str) -> None:
+        """Send how it ended; nothing after the end."""
+        if self._is_over:
+            return
+        self._end()
+        status = trailers(code, details)
+        self._stream.end(status if self._has_answered else only_trailers(status))
+
+    def _expire(self) -> None:
+        self._finish(StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
+        self._cancel()
+
+    def _end(self) -> None:
+        self._is_over = True
+        if self._timer:
+            self._timer.cancel()
+
+    def _cancel(self) -> None:
+        self._wake()
+        if self._task:
+            self._task.cancel()
+
+    def _wake(self) -> None:
+        if self._more and not self._more.done():
+            self._more.set_result(None)
+
+
+class _Requests:
+    """The requests of a stream, read when they are asked for."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Message:
+        message = await self._call.next_message()
+        if message is None:
+            raise StopAsyncIteration
+        try:
+            return self._call.parse(message)
+        except ServingError as error:
+            self._call.fail(error)
+            raise

@@ -1,0 +1,109 @@
+"""A gRPC server on asyncio, over our own HTTP/2: `grpc.aio.server` costs every call five times as much."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import grpc
+
+from stn_serve.grpc_calls import Call, Handler
+from stn_serve.grpc_head import Head, not_grpc, only_trailers, read_head, trailers
+from stn_serve.h2_connection import Connection
+from stn_serve.h2_stream import NOBODY, Receiver, Stream
+
+BACKLOG = 2048
+"""Connections that may wait to be accepted."""
+RESERVED_MESSAGES = 2
+"""Messages of the largest size that one caller may send at the same time."""
+ABANDON_AFTER_S = 0.5
+"""How long a connection may take to close once its calls have been given up."""
+
+Admit = Callable[[Head], Handler | None]
+"""Who answers in the place of a method, before the call is read; None to let it pass."""
+
+
+class GrpcServer:
+    """Where generated code adds its services; their methods are coroutines, or generators of answers.
+
+    Calls whose callers have gone, or have no time left, are cancelled. Answers are not compressed, requests may be.
+    """
+
+    def __init__(self, max_message_bytes: int, admit: Admit = lambda _: None) -> None:
+        self._max_message_bytes = max_message_bytes
+        self._admit = admit
+        self._services: list[grpc.GenericRpcHandler] = []
+        self._methods: dict[str, Handler] = {}
+        self._listening: asyncio.Server | None = None
+        self._connections: set[Connection[Head]] = set()
+        self._all_closed = asyncio.Event()
+
+    def add_generic_rpc_handlers(self, handlers: Iterable[grpc.GenericRpcHandler]) -> None:
+        """Add services."""
+        self._services.extend(handlers)
+
+    def add_registered_method_handlers(self, service: str, methods: Mapping[str, Any]) -> None:
+        """Add nothing: generated code registers each method a second time."""
+
+    async def start(self, listener: socket.socket, context: ssl.SSLContext | None = None) -> None:
+        """Accept connections on a bound socket."""
+        loop = asyncio.get_running_loop()
+        self._listening = await loop.create_server(self._connect, sock=listener, ssl=context, backlog=BACKLOG)
+
+    async def stop(self, grace_s: float) -> None:
+        """Accept no more, finish what is in flight in the grace time, and hang up."""
+        if self._listening:
+            self._listening.close()
+        for connection in list(self._connections):
+            connection.leave()
+        await self._closed_within(grace_s)
+        for connection in list(self._connections):
+            connection.close()
+        await self._closed_within(ABANDON_AFTER_S)
+        for connection in list(self._connections):
+            connection.abort()
+
+    async def _closed_within(self, time_s: float) -> None:
+        self._all_closed.clear()
+        if self._connections:
+            try:
+                await asyncio.wait_for(self._all_closed.wait(), time_s)
+            except TimeoutError:
+                return
+
+    def _connect(self) -> Connection[Head]:
+        reserved = RESERVED_MESSAGES * self._max_message_bytes
+        connection = Connection(read_head, self._accept, self._ended, reserved)
+        self._connections.add(connection)
+        return connection
+
+    def _ended(self, connection: Connection[Head]) -> None:
+        self._connections.discard(connection)
+        if not self._connections:
+            self._all_closed.set()
+
+    def _accept(self, stream: Stream, head: Head) -> Receiver:
+        if head.http_status != 200:
+            stream.end(not_grpc(head.http_status))
+            return NOBODY
+        if head.error:
+            stream.end(only_trailers(trailers(*head.error)))
+            return NOBODY
+        handler = self._admit(head) or self._find(head)
+        if handler is None:
+            stream.end(only_trailers(trailers(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")))
+            return NOBODY
+        return Call(stream, head, handler, self._max_message_bytes)
+
+    def _find(self, head: Head) -> Handler | None:
+        found = self._methods.get(head.method)
+        if found is None:
+            for service in self._services:
+                found = service.service(head)  # type: ignore[arg-type]  # it is one, with tuples as metadata
+                if found:
+                    self._methods[head.method] = found
+                    break
+        return found

@@ -1,0 +1,462 @@
+"""The server's end of an HTTP/2 connection (RFC 9113) over a transport of asyncio.
+
+It reads frames, keeps both sides' windows and settings, and bounds what a peer can make it do or hold. What the
+requests are is not its business: `accept` is told of each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Generic, TypeVar
+
+from stn_serve import h2_frames as frames
+from stn_serve.h2_frames import MAX_WINDOW, BrokenConnection, BrokenStream, ErrorCode, Setting
+from stn_serve.h2_headers import EMPTY_TABLE, Header, HeaderDecoder
+from stn_serve.h2_patience import Patience
+from stn_serve.h2_stream import WINDOW, Receiver, Stream
+
+logger = logging.getLogger(__name__)
+
+Head = TypeVar("Head")
+
+DEFAULT_WINDOW = 65_535
+DEFAULT_TABLE_BYTES = 4096
+MIN_FRAME_BYTES, MAX_FRAME_BYTES = 16_384, 2**24 - 1
+MAX_STREAMS = 1024
+"""Calls at the same time over one connection; more of them wait with their caller."""
+MAX_LIST_BYTES = 16 * 1024
+"""Of a request's headers."""
+CONNECTION_WINDOW = 64 * WINDOW
+"""It never holds a peer back, the streams' windows do: otherwise what one of them holds would stop all others."""
+
+_SETTINGS = frames.settings(
+    {
+        Setting.MAX_CONCURRENT_STREAMS: MAX_STREAMS,
+        Setting.INITIAL_WINDOW_SIZE: WINDOW,
+        Setting.MAX_FRAME_SIZE: WINDOW,
+        Setting.MAX_HEADER_LIST_SIZE: MAX_LIST_BYTES,
+    }
+) + frames.window_update(0, CONNECTION_WINDOW - DEFAULT_WINDOW)
+
+
+class Connection(asyncio.Protocol, Generic[Head]):
+    """Created by the server for each caller; ends itself."""
+
+    HEAD_TIMEOUT_S: ClassVar[float] = 30.0
+    """From the connection's start to the caller's settings, and from the first to the last frame of headers."""
+    READ_TIMEOUT_S: ClassVar[float] = 30.0
+    """How long a caller may read nothing of what waits for it in this process's memory."""
+    KEEPALIVE_S: ClassVar[float] = 60.0
+    """After so long without a word a caller is asked whether it is there."""
+    KEEPALIVE_TIMEOUT_S: ClassVar[float] = 20.0
+    LINGER_S: ClassVar[float] = 0.2
+    """What callers get to close the connection themselves, which loses nothing that is under way."""
+    MAX_FRAGMENTS: ClassVar[int] = 16
+    """Frames of one block of headers."""
+
+    def __init__(
+        self,
+        read_head: Callable[[Sequence[Header]], Head],
+        accept: Callable[[Stream, Head], Receiver],
+        ended: Callable[[Connection[Head]], None],
+        max_reserved_bytes: int,
+    ) -> None:
+        """Serve one caller.
+
+        Args:
+            read_head: Makes of a request's headers what `accept` wants; may raise `BrokenStream`.
+            accept: Is told of each new stream.
+            ended: Is told of the connection's end.
+            max_reserved_bytes: What messages that are larger than a stream's window may hold together; one is let in
+                however large it is.
+        """
+        self.window = DEFAULT_WINDOW
+        """What the peer lets all streams together send."""
+        self._accept = accept
+        self._ended = ended
+        self._max_reserved = max_reserved_bytes
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport
+        self._reader = frames.FrameReader(WINDOW)
+        self._headers = HeaderDecoder(read_head)
+        self._patience = Patience()
+        self._streams: dict[int, Stream] = {}
+        self._waiting: dict[Stream, None] = {}
+        """Those that have more to send than they may."""
+        self._reserving: dict[Stream, int] = {}
+        """Those whose messages wait for others that are large, too."""
+        self._reserved = 0
+        self._last_stream = 0
+        self._room = CONNECTION_WINDOW
+        self._stream_window = DEFAULT_WINDOW
+        self._max_frame = MIN_FRAME_BYTES
+        self._block: bytearray | None = None
+        self._block_of = (0, False)
+        self._fragments = 0
+        self._shrink_table = False
+        self._is_paused = False
+        self._is_closing = False
+        self._is_leaving = False
+        self._heard_s = self._loop.time()
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._read_timer: asyncio.TimerHandle | None = None
+        self._alive_timer: asyncio.TimerHandle | None = None
+        self._end_timer: asyncio.TimerHandle | None = None
+
+    # What asyncio tells.
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A caller has connected."""
+        self._transport = transport
+        tls = transport.get_extra_info("ssl_object")
+        if tls is not None and tls.selected_alpn_protocol() != "h2":
+            self._close()
+            return
+        transport.write(_SETTINGS)
+        self._await_head()
+        self._keep_alive()
+
+    def data_received(self, data: bytes) -> None:
+        """Some frames have come."""
+        self._heard_s = self._loop.time()
+        try:
+            for kind, flags, number, payload in self._reader.read(data):
+                try:
+                    self._take(kind, flags, number, payload)
+                except BrokenStream as error:
+                    self._patience.spend()
+                    self._abort(number, error.code)
+                if self._is_closing:
+                    return
+        except BrokenConnection as error:
+            self._fail(error.code, str(error))
+        except Exception:
+            logger.exception("a connection failed")
+            self._fail(ErrorCode.INTERNAL_ERROR, "internal error; the server's log tells more")
+
+    def pause_writing(self) -> None:
+        """The caller reads more slowly than it is answered."""
+        self._is_paused = True
+        self._await_read()
+
+    def resume_writing(self) -> None:
+        """The caller has read nearly all."""
+        self._is_paused = False
+        if self._read_timer:
+            self._read_timer.cancel()
+        self._send_more()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The caller has gone."""
+        del exc
+        self._is_closing = True
+        for timer in (self._head_timer, self._read_timer, self._alive_timer, self._end_timer):
+            if timer:
+                timer.cancel()
+        self._break_off()
+        self._ended(self)
+
+    # What the server tells.
+
+    def leave(self) -> None:
+        """Take no more requests, and close when those in flight have been answered."""
+        if not self._is_leaving:
+            self._is_leaving = True
+            self.write(frames.goaway(self._last_stream, ErrorCode.NO_ERROR, "the server stops"))
+            self._close_when_done()
+
+    def close(self) -> None:
+        """Send what has been written, and close; streams are broken off."""
+        self._close()
+        self._break_off()
+
+    def abort(self) -> None:
+        """Close at once."""
+        self._is_closing = True
+        self._transport.abort()
+
+    # What streams tell.
+
+    def write(self, *parts: bytes | memoryview) -> None:
+        """Send frames."""
+        if not self._is_closing:
+            for part in parts:
+                self._transport.write(part)
+
+    def first(self, block: bytes) -> bytes:
+        """A block of headers that is about to be sent, as its decoder wants it."""
+        if self._shrink_table:
+            self._shrink_table = False
+            return EMPTY_TABLE + block
+        return block
+
+    def takes(self, length: int) -> bool:
+        """Whether so much data may be sent in one frame now."""
+        return length <= self.window and length <= self._max_frame and not self._is_paused
+
+    def room(self) -> int:
+        """The largest frame of data that may be sent now."""
+        return 0 if self._is_paused else min(self.window, self._max_frame)
+
+    def wait(self, stream: Stream) -> None:
+        """Let it send more when there is room; those that have waited longest come first."""
+        self._waiting.pop(stream, None)
+        self._waiting[stream] = None
+
+    def reserve(self, stream: Stream, amount: int) -> None:
+        """Let so much more in for a large message, when there is room for it."""
+        self._reserving[stream] = amount
+        self._admit()
+
+    def release(self, amount: int) -> None:
+        """A large message has been read, or is not wanted any more."""
+        self._reserved -= amount
+        self._admit()
+
+    def closed(self, stream: Stream) -> None:
+        """A stream has come to its end."""
+        self._streams.pop(stream.id, None)
+        self._waiting.pop(stream, None)
+        self._reserving.pop(stream, None)
+        self._close_when_done()
+
+    def answered(self) -> None:
+        """A call went well."""
+        self._patience.restore()
+
+    # Frames.
+
+    def _take(self, kind: int, flags: int, number: int, payload: memoryview) -> None:
+        if self._head_timer:
+            self._check_order(kind, flags, number)
+        if kind == frames.DATA:
+            self._take_data(flags, number, payload)
+        elif kind == frames.HEADERS:
+            self._take_headers(flags, number, payload)
+        elif kind == frames.WINDOW_UPDATE:
+            self._take_window_update(number, frames.number(payload))
+        elif kind == frames.RST_STREAM:
+            self._take_reset(number)
+        elif kind == frames.PING:
+            if not flags & frames.ACK:
+                self._patience.spend()
+                self.write(frames.ping(bytes(payload), frames.ACK))
+        elif kind == frames.SETTINGS:
+            self._take_settings(flags, payload)
+        elif kind == frames.CONTINUATION:
+            self._take_continuation(flags, number, payload)
+        else:  # PRIORITY, GOAWAY and what we do not know ask for nothing
+            self._patience.spend()
+
+    def _check_order(self, kind: int, flags: int, number: int) -> None:
+        """Settings come first, and nothing comes between the parts of a block of headers."""
+        if self._block is None:
+            if kind != frames.SETTINGS or flags & frames.ACK:
+                raise BrokenConnection(ErrorCode.PROTOCOL_ERROR, "expected SETTINGS after the preface")
+            self._stop_head_timer()
+        elif kind != frames.CONTINUATION or number != self._block_of[0]:
+            raise BrokenConnection(ErrorCode.PROTOCOL_ERROR, "expected the rest of the headers")
+
+    def _take_data(self, flags: int, number: int, payload: memoryview) -> None:
+        length = len(payload)
+        self._room -= length
+        if self._room < 0:
+            raise BrokenConnection(ErrorCode.FLOW_CONTROL_ERROR, "more DATA than the connection's window allows")
+        if self._room < CONNECTION_WINDOW // 2:
+            self.write(frames.window_update(0, CONNECTION_WINDOW - self._room))
+            self._room = CONNECTION_WINDOW
+        ended = bool(flags & frames.END_STREAM)
+        if flags & frames.PADDED:
+            payload = frames.unpadded(payload, flags)
+        if not payload and not ended:
+            self._patience.spend()
+        stream = self._streams.get(number)
+        if stream:
+            stream.take(payload, length, ended)
+        elif self._is_idle(number):
+            raise BrokenConnection(ErrorCode.PROTOCOL_ERROR, f"DATA for stream {number} before its begin")
+
+    def _take_headers(self, flags: int, number: int, payload: memoryview) -> None:
+        block = frames.fragment(payload, flags) if flags & (frames.PADDED | frames.HAS_PRIORITY) else bytes(payload)
+        ended = bool(flags & frames.END_STREAM)
+        if flags & frames.END_HEADERS:
+            self._open(number, block, ended)
+            return
+        self._block = bytearray(block)
+        self._block_of = (number, ended)
+        self._fragments = 1
+        self._await_head()
+
+    def _take_continuation(self, flags: int, number: int, payload: memoryview) -> None:
+        if self._block is None:
+            raise BrokenConnection(ErrorCode.PROTOCOL_ERROR, "CONTINUATION of nothing")
+        self._block += payload
+        self._fragments += 1
+        if self._fragments > self.MAX_FRAGMENTS or len(self._block) > MAX_LIST_BYTES:
+            raise BrokenConnection(ErrorCode.ENHANCE_YOUR_CALM, "too many headers")
+        if flags & frames.END_HEADERS:
+            block, self._block = bytes(self._block), None
+            self._stop_head_timer()
+            self._open(number, block, self._block_of[1])
+
+    def _open(self, number: int, block: bytes, ended: bool) -> None:
+        """The headers of a request, or its trailers, are whole."""
+        if number <= self._last_stream or self._is_leaving:
+            self._headers.skip(block)
+            stream = self._streams.get(number)
+            if stream and ended:
+                stream.take(memoryview(b""), 0, ended=True)
+            elif stream:
+                raise BrokenStream(ErrorCode.PROTOCOL_ERROR, "headers in the middle of a request")
+            return
+        if not number & 1:
+            raise BrokenConnection(ErrorCode.PROTOCOL_ERROR, f"stream {number} is not a client's")
+        self._last_stream = number
+        head = self._headers.request(block)
+        if len(self._streams) >= MAX_STREAMS:
+            raise BrokenStream(ErrorCode.REFUSED_STREAM, "too many streams")
+        stream = self._streams[number] = Stream(self, number, self._stream_window, ended)
+        stream.receiver = self._accept(stream, head)
+        if ended:
+            stream.receiver.receive(memoryview(b""), True)
+
+    def _take_window_update(self, number: int, increment: int) -> None:
+        if number:
+            stream = self._streams.get(number)
+            if stream is None:
+                if self._is_idle(number):
+                    raise BrokenConnection(ErrorCode.PROTOCOL_ERROR, f"a window for stream {number} before its begin")
+                return
+            if not increment:
+                raise BrokenStream(ErrorCode.PROTOCOL_ERROR, "a window that grows by nothing")
+            stream.widen(increment)
+            if stream in self._waiting:
+                stream.send_more()
+            return
+        if not increment:
+            raise BrokenConnection(ErrorCode.PROTOCOL_ERROR, "a window that grows by nothing")
+        self.window += increment
+        if self.window > MAX_WINDOW:
+            raise BrokenConnection(ErrorCode.FLOW_CONTROL_ERROR, "a window beyond its limit")
+        self._send_more()
+
+    def _take_reset(self, number: int) -> None:
+        self._patience.spend()
+        stream = self._streams.get(number)
+        if stream:
+            stream.break_off()
+        elif self._is_idle(number):
+            raise BrokenConnection(ErrorCode.PROTOCOL_ERROR, f"an end of stream {number} before its begin")
+
+    def _take_settings(self, flags: int, payload: memoryview) -> None:
+        if flags & frames.ACK:
+            if payload:
+                raise BrokenConnection(ErrorCode.FRAME_SIZE_ERROR, "settings in an acknowledgement")
+            return
+        self._patience.spend()
+        for name, value in frames.read_settings(payload):
+            if name == Setting.INITIAL_WINDOW_SIZE:
+                self._change_windows(value)
+            elif name == Setting.MAX_FRAME_SIZE:
+                if not MIN_FRAME_BYTES <= value <= MAX_FRAME_BYTES:
+                    raise BrokenConnection(ErrorCode.PROTOCOL_ERROR, f"frames of {value} bytes")
+                self._max_frame = value
+            elif name == Setting.HEADER_TABLE_SIZE:
+                self._shrink_table = self._shrink_table or value < DEFAULT_TABLE_BYTES
+            elif name == Setting.ENABLE_PUSH and value > 1:
+                raise BrokenConnection(ErrorCode.PROTOCOL_ERROR, f"a setting of push of {value}")
+        self.write(frames.SETTINGS_ACK)
+        self._send_more()
+
+    def _change_windows(self, size: int) -> None:
+        if size > MAX_WINDOW:
+            raise BrokenConnection(ErrorCode.FLOW_CONTROL_ERROR, "a window beyond its limit")
+        change, self._stream_window = size - self._stream_window, size
+        try:
+            for stream in self._streams.values():
+                stream.widen(change)
+        except BrokenStream as error:
+            raise BrokenConnection(error.code, str(error)) from error
+
+    def _is_idle(self, number: int) -> bool:
+        """Whether the peer has not opened it yet, or never can; of those after a farewell nothing is known."""
+        return not number & 1 or (number > self._last_stream and not self._is_leaving)
+
+    # Windows.
+
+    def _send_more(self) -> None:
+        for stream in list(self._waiting):
+            del self._waiting[stream]
+            stream.send_more()
+
+    def _admit(self) -> None:
+        for stream, amount in list(self._reserving.items()):
+            if self._reserved and self._reserved + amount > self._max_reserved:
+                return
+            del self._reserving[stream]
+            self._reserved += amount
+            stream.reserved(amount)
+
+    # Ends.
+
+    def _abort(self, number: int, code: ErrorCode) -> None:
+        stream = self._streams.get(number)
+        if stream:
+            stream.abort(code)
+        else:
+            self.write(frames.reset(number, code))
+
+    def _fail(self, code: ErrorCode, message: str) -> None:
+        self.write(frames.goaway(self._last_stream, code, message))
+        self.close()
+
+    def _break_off(self) -> None:
+        for stream in list(self._streams.values()):
+            stream.break_off()
+
+    def _close_when_done(self) -> None:
+        if self._is_leaving and not self._streams and not self._is_closing:
+            self._loop.call_later(self.LINGER_S, self._close)
+
+    def _close(self) -> None:
+        if not self._is_closing:
+            self._is_closing = True
+            self._transport.close()  # which waits until all is sent
+            self._end_timer = self._loop.call_later(self.READ_TIMEOUT_S, self._transport.abort)
+
+    # Time.
+
+    def _await_head(self) -> None:
+        self._stop_head_timer()
+        self._head_timer = self._loop.call_later(self.HEAD_TIMEOUT_S, self._close)
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _await_read(self) -> None:
+        unread_bytes = self._transport.get_write_buffer_size()
+        self._read_timer = self._loop.call_later(self.READ_TIMEOUT_S, self._check_read, unread_bytes)
+
+    def _check_read(self, unread_bytes: int) -> None:
+        if self._transport.get_write_buffer_size() < unread_bytes:
+            self._await_read()
+        else:
+            self.abort()
+
+    def _keep_alive(self) -> None:
+        left_s = self._heard_s + self.KEEPALIVE_S - self._loop.time()
+        if left_s > 0:
+            self._alive_timer = self._loop.call_later(left_s, self._keep_alive)
+        else:
+            self.write(frames.ping(bytes(8)))
+            self._alive_timer = self._loop.call_later(self.KEEPALIVE_TIMEOUT_S, self._check_alive, self._heard_s)
+
+    def _check_alive(self, heard_s: float) -> None:
+        if self._heard_s == heard_s:
+            self.abort()
+        else:
+            self._keep_alive()
