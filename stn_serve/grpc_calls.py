@@ -128,7 +128,7 @@ class Call:
         try:
             taken = self._reader.take()
             if taken:
-                self._stream.consumed(0)
+                self._stream.settle()
                 self._task = asyncio.get_running_loop().create_task(self._run(taken))
             elif self._stream.is_ended:
                 self._check_end()

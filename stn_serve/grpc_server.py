@@ -40,6 +40,7 @@ class GrpcServer:
         self._listening: asyncio.Server | None = None
         self._connections: set[Connection[Head]] = set()
         self._all_closed = asyncio.Event()
+        self._is_stopping = False
 
     def add_generic_rpc_handlers(self, handlers: Iterable[grpc.GenericRpcHandler]) -> None:
         """Add services."""
@@ -55,6 +56,7 @@ class GrpcServer:
 
     async def stop(self, grace_s: float) -> None:
         """Accept no more, finish what is in flight in the grace time, and hang up."""
+        self._is_stopping = True
         if self._listening:
             self._listening.close()
         for connection in list(self._connections):
@@ -76,9 +78,12 @@ class GrpcServer:
 
     def _connect(self) -> Connection[Head]:
         reserved = RESERVED_MESSAGES * self._max_message_bytes
-        connection = Connection(read_head, self._accept, self._ended, reserved)
+        return Connection(read_head, self._accept, self._began, self._ended, reserved)
+
+    def _began(self, connection: Connection[Head]) -> None:
         self._connections.add(connection)
-        return connection
+        if self._is_stopping:
+            connection.leave()
 
     def _ended(self, connection: Connection[Head]) -> None:
         self._connections.discard(connection)

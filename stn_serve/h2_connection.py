@@ -60,6 +60,7 @@ class Connection(asyncio.Protocol, Generic[Head]):
         self,
         read_head: Callable[[Sequence[Header]], Head],
         accept: Callable[[Stream, Head], Receiver],
+        began: Callable[[Connection[Head]], None],
         ended: Callable[[Connection[Head]], None],
         max_reserved_bytes: int,
     ) -> None:
@@ -68,13 +69,15 @@ class Connection(asyncio.Protocol, Generic[Head]):
         Args:
             read_head: Makes of a request's headers what `accept` wants; may raise `BrokenStream`.
             accept: Is told of each new stream.
-            ended: Is told of the connection's end.
+            began: Is told that the connection is there, after the handshake of TLS.
+            ended: Is told of its end.
             max_reserved_bytes: What messages that are larger than a stream's window may hold together; one is let in
                 however large it is.
         """
         self.window = DEFAULT_WINDOW
         """What the peer lets all streams together send."""
         self._accept = accept
+        self._began = began
         self._ended = ended
         self._max_reserved = max_reserved_bytes
         self._loop = asyncio.get_running_loop()
@@ -117,6 +120,7 @@ class Connection(asyncio.Protocol, Generic[Head]):
         transport.write(_SETTINGS)
         self._await_head()
         self._keep_alive()
+        self._began(self)
 
     def data_received(self, data: bytes) -> None:
         """Some frames have come."""

@@ -105,12 +105,16 @@ class Stream:
 
     def consumed(self, held: int) -> None:
         """The receiver has used up what came but for `held` bytes: so many more may come."""
-        if self._granted:
-            self._connection.release(self._granted)
-            self._granted = 0
+        self.settle()
         missing = WINDOW - held - self._room
         if missing >= WINDOW // 2 and not self.is_ended and not self._is_closed:
             self._grant(missing)
+
+    def settle(self) -> None:
+        """The receiver has the message that it wanted."""
+        if self._granted:
+            granted, self._granted = self._granted, 0
+            self._connection.release(granted)
 
     def want(self, missing: int) -> None:
         """The receiver waits for so many bytes more than it has: the peer may send them, window or not."""
@@ -252,6 +256,5 @@ class Stream:
         if self._drained and not self._drained.done():
             self._drained.set_result(None)
         self._to_send = memoryview(b"")
-        if self._granted:
-            self._connection.release(self._granted)
+        self.settle()
         self._connection.closed(self)
