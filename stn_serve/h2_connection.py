@@ -298,7 +298,7 @@ class Connection(asyncio.Protocol, Generic[Head]):
             raise BrokenConnection(ErrorCode.PROTOCOL_ERROR, "CONTINUATION of nothing")
         self._block += payload
         self._fragments += 1
-        if self._fragments > self.MAX_FRAGMENTS or len(self._block) > MAX_LIST_BYTES:
+        if self._fragments > self.MAX_FRAGMENTS or len(self._block) > frames.MAX_CONTROL_BYTES:
             raise BrokenConnection(ErrorCode.ENHANCE_YOUR_CALM, "too many headers")
         if flags & frames.END_HEADERS:
             block, self._block = bytes(self._block), None

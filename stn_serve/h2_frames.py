@@ -74,8 +74,8 @@ Frame = tuple[int, int, int, memoryview]
 _LENGTHS = {PRIORITY: 5, RST_STREAM: 4, PING: 8, WINDOW_UPDATE: 4}
 _ON_STREAMS = (DATA, HEADERS, PRIORITY, RST_STREAM, CONTINUATION)
 _ON_CONNECTIONS = (SETTINGS, PING, GOAWAY)
-MAX_CONTROL_BYTES = 16_384
-"""Of a frame that is not DATA, whatever we allow those: headers are as long at most, and no other needs it."""
+MAX_CONTROL_BYTES = 64 * 1024
+"""Of a frame that is not DATA, whatever we allow those: no headers that may be decoded are longer."""
 
 
 class FrameReader:

@@ -20,6 +20,8 @@ from stn_serve.grpc_server import GrpcServer
 from stn_serve.listening import bind
 
 MAX_MESSAGE = 2**20
+Channel = Any
+"""A `grpc.aio.Channel`; its stubs want a type of messages for each method."""
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 """With empty settings."""
 
@@ -89,6 +91,11 @@ class Service:
         return grpc.method_handlers_generic_handler("test", methods)
 
 
+def connected(port: int) -> Channel:
+    options = [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
+    return grpc.aio.insecure_channel(f"127.0.0.1:{port}", options)
+
+
 @asynccontextmanager
 async def serving() -> AsyncIterator[tuple[Service, int]]:
     """A server for the time of a `with`, which answers to the end."""
@@ -99,7 +106,7 @@ async def serving() -> AsyncIterator[tuple[Service, int]]:
         port = listener.getsockname()[1]
         try:
             yield service, port
-            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            async with connected(port) as channel:
                 assert await channel.unary_unary("/test/echo")(b"alive", timeout=20) == b"alive"
         finally:
             await server.stop(0)
@@ -118,15 +125,14 @@ def run(test: Callable[[Service, int], Awaitable[None]]) -> None:
     assert failures == []
 
 
-def over_grpc(test: Callable[[Service, grpc.aio.Channel], Coroutine[Any, Any, None]]) -> None:
+def over_grpc(test: Callable[[Service, Channel], Coroutine[Any, Any, None]]) -> None:
     """The same with grpcio's client."""
 
-    async def connected(service: Service, port: int) -> None:
-        options = [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options) as channel:
+    async def speak(service: Service, port: int) -> None:
+        async with connected(port) as channel:
             await test(service, channel)
 
-    run(connected)
+    run(speak)
 
 
 HEADERS = [(":method", "POST"), (":scheme", "http"), (":authority", "x"), ("content-type", "application/grpc")]
@@ -186,7 +192,7 @@ class Peer:
                 if getattr(event, "stream_id", stream) != stream:
                     continue
                 if isinstance(event, ResponseReceived | TrailersReceived):
-                    headers |= dict(event.headers)
+                    headers |= {str(name): str(value) for name, value in event.headers}
                 elif isinstance(event, DataReceived):
                     data, count = data + event.data, count + 1
                     self.h2.increment_flow_control_window(event.flow_controlled_length)

@@ -25,7 +25,7 @@ def test_blocks_mean_what_they_mean_without_a_memory(
 ) -> None:
     encoder, ours = hpack.Encoder(), decoder()
     for fields in lists * 2:  # the second time most are indices only
-        block = encoder.encode(fields, huffman=huffman)  # type: ignore[arg-type]  # a third element: sensitive
+        block = encoder.encode(fields, huffman=huffman)  # the third says whether it is sensitive
         assert ours.request(block) == [(name, value) for name, value, _ in fields]
 
 
