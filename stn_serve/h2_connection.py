@@ -31,6 +31,9 @@ MAX_LIST_BYTES = 16 * 1024
 CONNECTION_WINDOW = 64 * WINDOW
 """It never holds a peer back, the streams' windows do: otherwise what one of them holds would stop all others."""
 
+FLUSH_BYTES = 64 * 1024
+"""So much is sent at once, without waiting for more."""
+
 _SETTINGS = frames.settings(
     {
         Setting.MAX_CONCURRENT_STREAMS: MAX_STREAMS,
@@ -99,6 +102,8 @@ class Connection(asyncio.Protocol, Generic[Head]):
         self._block_of = (0, False)
         self._fragments = 0
         self._shrink_table = False
+        self._unsent: list[bytes | memoryview] = []
+        self._unsent_bytes = 0
         self._is_paused = False
         self._is_closing = False
         self._is_leaving = False
@@ -156,6 +161,7 @@ class Connection(asyncio.Protocol, Generic[Head]):
         """The caller has gone."""
         del exc
         self._is_closing = True
+        self._unsent.clear()
         for timer in (self._head_timer, self._read_timer, self._alive_timer, self._end_timer):
             if timer:
                 timer.cancel()
@@ -179,15 +185,22 @@ class Connection(asyncio.Protocol, Generic[Head]):
     def abort(self) -> None:
         """Close at once."""
         self._is_closing = True
+        self._unsent.clear()
         self._transport.abort()
 
     # What streams tell.
 
     def write(self, *parts: bytes | memoryview) -> None:
-        """Send frames."""
-        if not self._is_closing:
-            for part in parts:
-                self._transport.write(part)
+        """Send frames: those of one turn of the loop together, because each call of the kernel costs tens of us."""
+        if self._is_closing:
+            return
+        if not self._unsent:
+            self._loop.call_soon(self._flush)
+        for part in parts:
+            self._unsent.append(part)
+            self._unsent_bytes += len(part)
+        if self._unsent_bytes > FLUSH_BYTES:
+            self._flush()
 
     def first(self, block: bytes) -> bytes:
         """A block of headers that is about to be sent, as its decoder wants it."""
@@ -388,7 +401,15 @@ class Connection(asyncio.Protocol, Generic[Head]):
         """Whether the peer has not opened it yet, or never can; of those after a farewell nothing is known."""
         return not number & 1 or (number > self._last_stream and not self._is_leaving)
 
-    # Windows.
+    # Windows and buffers.
+
+    def _flush(self) -> None:
+        parts, self._unsent = self._unsent, []
+        if self._unsent_bytes > FLUSH_BYTES:
+            self._transport.writelines(parts)
+        elif parts:
+            self._transport.write(b"".join(parts))
+        self._unsent_bytes = 0
 
     def _send_more(self) -> None:
         for stream in list(self._waiting):
@@ -426,6 +447,7 @@ class Connection(asyncio.Protocol, Generic[Head]):
 
     def _close(self) -> None:
         if not self._is_closing:
+            self._flush()
             self._is_closing = True
             self._transport.close()  # which waits until all is sent
             self._end_timer = self._loop.call_later(self.READ_TIMEOUT_S, self._transport.abort)

@@ -122,6 +122,7 @@ def test_metadata_reaches_handlers() -> None:
             assert own == [("k", "2"), ("k", "v w"), ("x-bin", b"\0\xff,")]
             assert said[1]
         assert not eval(await tell(b""))[1]
+        assert eval(await tell(b"", timeout=1e9))[1]
         assert (await status_of(tell(b"", metadata=[("k", "v" * 17_000)])))[0] == "RESOURCE_EXHAUSTED"
 
     over_grpc(test)
