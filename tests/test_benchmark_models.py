@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,8 @@ def test_every_node_that_runs_is_timed(multi: Path) -> None:
 
 
 def test_the_shipped_models_are_rebuilt_from_what_they_say_of_themselves() -> None:
-    for subject in named(["birds", "digits", "house_numbers"]):
+    # birds begins with weights of others, which not every machine has.
+    for subject in named(["digits", "house_numbers", *(["birds"] if "STN_DATA_DIR" in os.environ else [])]):
         network = subject.network()
         assert network.input_size == subject.input_size
         assert subject.shipped

@@ -231,7 +231,9 @@ def test_a_model_that_hangs_delays_neither_the_others_nor_the_end(tmp_path: Path
 
     async def scenario(served: Served) -> None:
         async with calling(served) as caller:
+            assert await caller.square(3) == 9  # connected: what is sent first comes first
             hanging = caller.call(1, laps=FOR_EVER)
+            await asyncio.sleep(0.1)
             behind = start_task(caller.square(2, timeout_s=1))
             await caller.until_waiting(1)
             for _ in range(3):

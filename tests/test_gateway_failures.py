@@ -117,7 +117,7 @@ def test_without_any_it_is_not_ready_says_so_and_comes_back(gateway: Served, tri
     assert not is_ready(gateway, "/v2/models/vision/ready")
     (entry,) = index(gateway)
     assert (entry["state"], entry["reason"]) == ("UNAVAILABLE", "no Triton that serves it answers")
-    with Client(gateway.grpc, retries=0) as client, pytest.raises(Unavailable, match="no Triton that serves model"):
+    with Client(gateway.grpc, retries=0) as client, pytest.raises(Unavailable, match="no Triton that serves"):
         client.predict(picture())
     response = urllib3.request("POST", f"http://{gateway.http}/v1/predict", body=picture(), retries=False)
     assert (response.status, response.headers["Retry-After"]) == (503, "1")

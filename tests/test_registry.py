@@ -73,6 +73,7 @@ def test_a_replaced_version_is_freed_with_its_threads(repository: Path) -> None:
         registry = ModelRegistry.load(repository, "explicit")
         await infer(registry.find("ident"), ident_request())
         await registry.look()
+        await registry.load_model("ident")  # as it is: what loads has its thread now
         threads = os.listdir("/proc/self/task")  # noqa: PTH208 - names, not paths
         old = registry.find("ident")
         with pytest.raises(InvalidRequest):
