@@ -1,4 +1,4 @@
-"""A gRPC server on asyncio, over our own HTTP/2: `grpc.aio.server` costs every call five times as much."""
+"""A gRPC server on asyncio, over our own HTTP/2: `grpc.aio.server` costs every call several times as much."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ Result = TypeVar("Result")
 
 SWITCH_S = 0.0005
 """How long a thread that has computed may have to wait for the interpreter while the event loop has much to do. With
-Python's 5 ms the next batch begins so much later: that cost `digits` a tenth of its throughput."""
+Python's 5 ms the next batch may begin so much later."""
 
 LAST_SCRAPE_S = 1.0
 """What Prometheus gets to take its answer."""
