@@ -16,12 +16,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import platform
 import shutil
-import subprocess
 import sys
 import time
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -36,13 +35,14 @@ import typer
 import uvloop
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from benchmarks.memory import resident_mib
 from stn_serve.limits import available_cpus
 from stn_serve.repository import read_config
+from stn_serve.server_process import ServerProcess
 
 ROOT = Path(__file__).parents[1]
 MODELS = ROOT / "model_repository"
 RESULTS = Path(__file__).parent / "results" / "overload.md"
-FREE_PORTS = ("--grpc-port", "0", "--http-port", "0", "--metrics-port", "0")
 ROWS = {"digits": 16, "house_numbers": 16, "birds": 1}
 """Images of a request."""
 CALLERS = 8
@@ -82,29 +82,14 @@ class Outcomes:
 
 
 @contextmanager
-def serving(model: str, queue: str) -> Iterator[tuple[int, str]]:
-    """A server for the time of a `with`: its process id, and where it speaks gRPC."""
+def serving(model: str, queue: str) -> Iterator[ServerProcess]:
+    """A server of one model, whose queue it bounds, for the time of a `with`."""
     with TemporaryDirectory() as folder:
-        repository, ready_file = Path(folder) / "repository", Path(folder) / "ready.json"
-        shutil.copytree(MODELS / model, repository / model)
-        config = repository / model / "config.pbtxt"
+        shutil.copytree(MODELS / model, Path(folder) / model)
+        config = Path(folder) / model / "config.pbtxt"
         config.write_text(config.read_text().replace("max_queue_size: 1024", queue))
-        command = [sys.executable, "-m", "stn_serve", "serve", "--model-repository", str(repository), *FREE_PORTS]
-        process = subprocess.Popen(
-            [*command, "--ready-file", str(ready_file), "--log-level", "error"],
-            stdout=subprocess.DEVNULL,
-            cwd=ROOT,
-            start_new_session=True,  # the kernel shares CPUs between sessions first
-        )
-        try:
-            while not ready_file.exists():
-                if process.poll() is not None:
-                    raise RuntimeError(f"the server has ended with {process.returncode}")
-                time.sleep(0.05)
-            yield process.pid, json.loads(ready_file.read_text())["grpc"]
-        finally:
-            process.terminate()
-            process.wait(60)
+        with ServerProcess(Path(folder), "--log-level", "error") as server:
+            yield server
 
 
 async def ask(stub: Any, request: Any, outcomes: Outcomes, timeout_s: float = DEADLINE_S) -> None:  # noqa: ANN401 - tritonclient has no types
@@ -157,7 +142,7 @@ async def flood(stub: Any, request: Any, rate: float, seconds: float) -> Outcome
 async def probe(address: str, model: str, seconds: float) -> Outcomes:
     """Send a few requests beside the flood, from a process in a session of its own."""
     command = (sys.executable, "-m", "benchmarks.overload_probe", address, model, str(seconds))
-    process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, cwd=ROOT, start_new_session=True)
+    process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, cwd=ROOT, start_new_session=True)
     output, _ = await process.communicate()
     return Outcomes(**json.loads(output))
 
@@ -175,7 +160,7 @@ class Sample(NamedTuple):
     """What Linux tells of the server."""
 
     seconds: float
-    resident_mb: float
+    resident_mib: float
     ran_s: float
     """CPU time of its first thread, which runs the event loop."""
     waited_s: float
@@ -184,12 +169,10 @@ class Sample(NamedTuple):
 
 async def watch(process: int, samples: list[Sample]) -> None:
     """A sample twice a second, for ever."""
-    page = os.sysconf("SC_PAGE_SIZE")
-    files = Path(f"/proc/{process}")
+    schedule = Path(f"/proc/{process}/schedstat")
     while True:
-        resident = int((files / "statm").read_text().split()[1])
-        ran, waited, _ = (int(number) for number in (files / "schedstat").read_text().split())
-        samples.append(Sample(time.perf_counter(), resident * page / 2**20, ran / 1e9, waited / 1e9))
+        ran, waited, _ = (int(number) for number in schedule.read_text().split())
+        samples.append(Sample(time.perf_counter(), resident_mib(process), ran / 1e9, waited / 1e9))
         await asyncio.sleep(0.5)
 
 
@@ -216,18 +199,18 @@ async def asking(address: str) -> AsyncIterator[Any]:
 async def measure(model: str, seconds: float, factor: float) -> Measurement:
     """Find the capacity, and exceed it."""
     request = build_request(model)
-    with serving(model, f"max_queue_size: {CALLERS}") as (_, address):
-        async with asking(address) as stub:
+    with serving(model, f"max_queue_size: {CALLERS}") as server:
+        async with asking(server.grpc) as stub:
             await find_capacity(stub, request, WARM_UP_S)
             capacity = await find_capacity(stub, request, CAPACITY_S)
     queue = max(1, round(capacity * QUEUED_S))
     policy = f"max_queue_size: {queue} default_timeout_microseconds: {round(QUEUED_S * 1e6)}"
-    with serving(model, policy) as (process, address):
-        async with asking(address) as stub:
+    with serving(model, policy) as server:
+        async with asking(server.grpc) as stub:
             await find_capacity(stub, request, WARM_UP_S)
             samples: list[Sample] = []
-            watching = asyncio.create_task(watch(process, samples))
-            probing = asyncio.create_task(probe(address, model, seconds))
+            watching = asyncio.create_task(watch(server.pid, samples))
+            probing = asyncio.create_task(probe(server.grpc, model, seconds))
             began = time.perf_counter()
             outcomes = await flood(stub, request, factor * capacity, seconds)
             offered = outcomes.count / (time.perf_counter() - began)
@@ -249,9 +232,9 @@ def render_model(measured: Measurement) -> str:
     outcomes, probed, samples = measured.outcomes, measured.probed, measured.samples
     settled = np.array(samples[len(samples) // 2 :])
     slope = np.polyfit(settled[:, 0] - settled[0, 0], settled[:, 1], 1)[0] * 60
-    resident = [sample.resident_mb for sample in samples]
+    resident = [sample.resident_mib for sample in samples]
     first, last = samples[0], samples[-1]
-    sizes = f"{resident[0]:.0f} MB at its start, {max(resident):.0f} MB at most, {resident[-1]:.0f} MB at its end"
+    sizes = f"{resident[0]:.0f} MiB at its start, {max(resident):.0f} MiB at most, {resident[-1]:.0f} MiB at its end"
     rows = {
         f"capacity, {CALLERS} callers that wait for their answers": f"{measured.capacity:.1f} requests/s",
         "offered": f"{measured.offered:.1f} requests/s, {measured.offered / measured.capacity:.1f} times as many",
@@ -267,7 +250,7 @@ def render_model(measured: Measurement) -> str:
         "latency of an answer, as the flood sees it": _quantiles(outcomes.answered),
         "as the probe sees it": _quantiles(probed.answered),
         "resident memory of the server": sizes,
-        "its slope over the second half": f"{slope:+.2f} MB/min",
+        "its slope over the second half": f"{slope:+.2f} MiB/min",
         "its event loop had a CPU, and waited for one": (
             f"{last.ran_s - first.ran_s:.1f} s, {last.waited_s - first.waited_s:.1f} s"
         ),

@@ -11,17 +11,13 @@ takes to be ready. Writes benchmarks/results/reloads.md.
 
 from __future__ import annotations
 
-import json
-import os
 import platform
 import shutil
-import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,9 +29,12 @@ import tritonclient.grpc
 import typer
 from tritonclient.utils import InferenceServerException
 
+from benchmarks.memory import resident_mib
 from stn_serve import Client
 from stn_serve.errors import ServingError
 from stn_serve.limits import available_cpus
+from stn_serve.machine import cpu_seconds
+from stn_serve.server_process import ServerProcess, ServerProcessError
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "reloads.md"
@@ -45,31 +44,9 @@ MODES = {
     "poll": ("--model-control-mode", "poll", "--repository-poll-secs", "0.5"),
 }
 PATIENCE_S = 120.0
-"""How long a server may take to be ready, or to notice a version."""
+"""How long a server may take to notice a version."""
 SETTLING = 5
 """Reloads before memory is looked at: the allocator has then seen two versions side by side."""
-MIB = 2**20
-
-
-@dataclass
-class Server:
-    """A process of `stn serve`, and where it listens."""
-
-    process: subprocess.Popen[bytes]
-    grpc: str
-    http: str
-    ready_s: float
-    ready_cpu_s: float
-
-    def memory_mib(self) -> float:
-        """Resident memory."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        [line] = [line for line in status.splitlines() if line.startswith("VmRSS:")]
-        return int(line.split()[1]) / 1024
-
-    def threads(self) -> int:
-        """Threads, those of ONNX Runtime and gRPC included."""
-        return len(list(Path(f"/proc/{self.process.pid}/task").iterdir()))
 
 
 @dataclass
@@ -112,35 +89,23 @@ class Outcome:
     threads: list[int]
 
 
-@contextmanager
-def serving(repository: Path, *flags: str) -> Iterator[Server]:
-    """A server for the time of a `with`; it must end well."""
-    ready = repository / ".ready.json"
-    ports = [f"--{name}-port=0" for name in ("grpc", "http", "metrics")]
-    command = [sys.executable, "-m", "stn_serve", "serve", "--model-repository", str(repository), *ports, *flags]
+def threads_of(process: int) -> int:
+    """How many, those of ONNX Runtime included."""
+    return len(list(Path(f"/proc/{process}/task").iterdir()))
+
+
+def start(repository: Path) -> tuple[float, float]:
+    """Start a server and stop it: seconds until it was ready, on the clock and of its CPU time."""
     began = time.monotonic()
-    process = subprocess.Popen([*command, "--ready-file", str(ready)], stdout=subprocess.DEVNULL)
-    try:
-        while not ready.exists():
-            if process.poll() is not None or time.monotonic() - began > PATIENCE_S:
-                raise RuntimeError(f"{' '.join(command)} is not ready; exit code {process.poll()}")
-            time.sleep(0.005)
-        ready_s, ready_cpu_s = time.monotonic() - began, _cpu_s(process.pid)
-        addresses = json.loads(ready.read_text())
-        yield Server(process, addresses["grpc"], addresses["http"], ready_s, ready_cpu_s)
-    finally:
-        process.terminate()
-        code = process.wait(PATIENCE_S)
-        ready.unlink(missing_ok=True)
-    if code:
-        raise RuntimeError(f"the server ended with {code}")
+    with ServerProcess(repository) as server:
+        return time.monotonic() - began, cpu_seconds(server.pid)
 
 
 def reload_under_load(repository: Path, mode: str, reloads: int, clients: int) -> Outcome:
     """Serve a repository, and replace its model again and again while clients ask for it."""
     load, stopped = Load(), threading.Event()
     with ExitStack() as stack:
-        server = stack.enter_context(serving(repository, *MODES[mode]))
+        server = stack.enter_context(ServerProcess(repository, *MODES[mode]))
         control = stack.enter_context(tritonclient.grpc.InferenceServerClient(server.grpc))
         addresses = [server.grpc, f"http://{server.http}"]
         threads = [
@@ -150,13 +115,13 @@ def reload_under_load(repository: Path, mode: str, reloads: int, clients: int) -
             thread.start()
         stack.callback(stopped.set)
         _wait_for_answers(load, 100 * clients)
-        memory, counted = [server.memory_mib()], [server.threads()]
+        memory, counted = [resident_mib(server.pid)], [threads_of(server.pid)]
         began = time.monotonic()
         for number in range(reloads):
             _replace(repository, control, mode)
             _wait_for_answers(load, load.answered + 10 * clients)
-            memory.append(server.memory_mib())
-            counted.append(server.threads())
+            memory.append(resident_mib(server.pid))
+            counted.append(threads_of(server.pid))
             print(f"{mode} {number + 1}/{reloads}: {load.answered} answered, {memory[-1]:.0f} MiB", flush=True)
         seconds = time.monotonic() - began
         stopped.set()
@@ -196,12 +161,6 @@ def _wait_for_answers(load: Load, count: int) -> None:
         time.sleep(0.01)
 
 
-def _cpu_s(pid: int) -> float:
-    """User and system time of a process so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def _row(outcome: Outcome) -> str:
     memory, load = outcome.memory_mib, outcome.load
     settled = memory[min(SETTLING, len(memory) - 1) :]
@@ -220,17 +179,13 @@ def main(
     """Reload under load, and write the page."""
     with tempfile.TemporaryDirectory() as directory:
         repository = copy_of_the_repository(Path(directory))
-        begun = []
-        for _ in range(starts):
-            with serving(repository) as server:
-                begun.append((server.ready_s, server.ready_cpu_s))
+        begun = [start(repository) for _ in range(starts)]
         outcomes = [reload_under_load(repository, mode, reloads, clients) for mode in MODES]
     walls, cpus = zip(*begun, strict=True)
     heading = (
         f"`python -m benchmarks.reloads --reloads {reloads} --clients {clients} --starts {starts}`, "
-        f"{datetime.now(UTC):%Y-%m-%d}, {available_cpus()} CPUs ({platform.machine()}), shared by clients and server; "
-        "other work ran on the machine meanwhile. The shipped model, one new version after the other; no client asks "
-        "twice."
+        f"{datetime.now(UTC):%Y-%m-%d}, {available_cpus()} CPUs ({platform.machine()}), shared by clients and server. "
+        "The shipped model of digits, one new version after the other; no client asks twice."
     )
     memory = (
         f"Memory is the server's resident set. The first {SETTLING} reloads teach the allocator what two versions side "
@@ -238,8 +193,7 @@ def main(
     )
     ready = (
         f"Ready with the shipped model, {starts} starts: {median(cpus):.2f} s of CPU time ({min(cpus):.2f} to "
-        f"{max(cpus):.2f}), on the clock of the machine as busy as it was {median(walls):.2f} s ({min(walls):.2f} to "
-        f"{max(walls):.2f})."
+        f"{max(cpus):.2f}), {median(walls):.2f} s on the clock ({min(walls):.2f} to {max(walls):.2f})."
     )
     columns = (
         "mode",
@@ -284,5 +238,5 @@ def main(
 if __name__ == "__main__":
     try:
         typer.run(main)
-    except (InferenceServerException, RuntimeError) as error:
+    except (InferenceServerException, RuntimeError, ServerProcessError) as error:
         sys.exit(f"benchmarks.reloads: {error}")

@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,12 @@ from numpy.typing import NDArray
 
 from benchmarks import h2load, perf_analyzer
 from benchmarks.load import Load
+from benchmarks.memory import proportional_mib
 from benchmarks.peers.peer import BARE_INSTANCES, Running, Way
 from benchmarks.peers.workload import Workload
 from benchmarks.serving_results import Round
 from stn_serve.limits import available_cpus
-from stn_serve.machine import cpu_seconds, process_tree
+from stn_serve.machine import cpu_seconds
 
 SAMPLE_S = 0.1
 SETTLED = slice(3, 9)
@@ -39,7 +39,7 @@ def measure(running: Running, workload: Workload, way: Way, concurrency: int, se
     if way.is_bare:
         return _measure_bare(workload, way, min(concurrency, workload.max_batch_size), seconds)
     load, cpu = _watched(running.process, lambda: _load(running, workload, way, concurrency, seconds, tool))
-    return _round(load, cpu, memory_mb(running.process))
+    return _round(load, cpu, proportional_mib(running.process))
 
 
 def check(running: Running, workload: Workload) -> None:
@@ -84,7 +84,7 @@ def _measure_bare(workload: Workload, way: Way, batch: int, seconds: float) -> R
 
         def wait() -> Load:
             while process.poll() is None:
-                memory.append(memory_mb(process.pid))
+                memory.append(proportional_mib(process.pid))
                 time.sleep(SAMPLE_S)
             return Load(**json.loads(process.communicate()[0]))
 
@@ -120,16 +120,6 @@ def _round(load: Load, cpu: float, memory: float) -> Round:
         cpu_ms=round(1e3 * cpu / load.throughput, 4),
         memory_mb=round(memory, 1),
     )
-
-
-def memory_mb(process: int) -> float:
-    """Proportional set size of a process and its descendants: what they share counts once."""
-    kilobytes = 0
-    for pid in process_tree(process):
-        with suppress(OSError):  # it has ended
-            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-            kilobytes += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-    return kilobytes / 1024
 
 
 def _expected(workload: Workload) -> NDArray[Any]:

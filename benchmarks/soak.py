@@ -13,19 +13,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import os
 import platform
 import random
 import re
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,9 +30,11 @@ import httpx
 import numpy as np
 import typer
 
+from benchmarks.memory import resident_mib
 from stn_serve import AsyncClient
 from stn_serve.errors import ServingError
 from stn_serve.image_sources import encode
+from stn_serve.server_process import ServerProcess
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "soak.md"
@@ -59,36 +56,7 @@ class Outcome:
     latencies_ms: list[float] = field(default_factory=list)
     failures: Counter[str] = field(default_factory=Counter)
     memory: list[tuple[float, float]] = field(default_factory=list)
-    """Seconds since the start, and megabytes."""
-
-
-@contextmanager
-def serving(workers: int) -> Iterator[tuple[subprocess.Popen[bytes], dict[str, str]]]:
-    """A server on free ports, and its addresses; it must end well."""
-    with tempfile.TemporaryDirectory() as folder:
-        ready = Path(folder) / "ready.json"
-        ports = [part for name in ("grpc", "http", "metrics") for part in (f"--{name}-port", "0")]
-        command = [sys.executable, "-m", "stn_serve", "serve", "--model-repository", str(ROOT / "model_repository")]
-        command += [*ports, "--ready-file", str(ready), "--workers", str(workers), "--log-level", "warning"]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        while not ready.exists():
-            if process.poll() is not None:
-                raise RuntimeError(f"the server ended with {process.returncode}")
-            time.sleep(0.05)
-        try:
-            yield process, json.loads(ready.read_text())
-        finally:
-            process.terminate()
-            code = process.wait()
-    if code:
-        raise RuntimeError(f"the server ended with {code}")
-
-
-def resident_mb(process: subprocess.Popen[bytes]) -> float:
-    """Of the process and its workers."""
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in [str(process.pid), *children])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+    """Seconds since the start, and mebibytes."""
 
 
 def requests(clients: list[AsyncClient]) -> Iterator[Ask]:
@@ -128,7 +96,7 @@ async def find_capacity(source: Iterator[Ask], seconds: float) -> float:
     return len(outcome.latencies_ms) / (time.monotonic() - began)
 
 
-async def load(process: subprocess.Popen[bytes], source: Iterator[Ask], rate: float, seconds: float) -> Outcome:
+async def load(process: int, source: Iterator[Ask], rate: float, seconds: float) -> Outcome:
     """Requests at random moments, `rate` a second on average, whatever becomes of those before them."""
     outcome, chance = Outcome(), random.Random(0)  # noqa: S311 - no secret
     in_flight: set[asyncio.Task[None]] = set()
@@ -136,7 +104,7 @@ async def load(process: subprocess.Popen[bytes], source: Iterator[Ask], rate: fl
     due, sampled = began, began
     while (now := time.monotonic()) < began + seconds:
         if now >= sampled:
-            outcome.memory.append((now - began, resident_mb(process)))
+            outcome.memory.append((now - began, resident_mib(process)))
             sampled += SAMPLE_S
         if len(in_flight) > MOST_IN_FLIGHT:
             outcome.failures["not sent: too many wait"] += 1
@@ -150,16 +118,16 @@ async def load(process: subprocess.Popen[bytes], source: Iterator[Ask], rate: fl
     return outcome
 
 
-def slope_mb_per_hour(memory: list[tuple[float, float]]) -> tuple[float, float]:
+def slope_mib_per_hour(memory: list[tuple[float, float]]) -> tuple[float, float]:
     """Of a straight line through the samples after the warm-up, and its standard error.
 
     Neighbouring samples resemble each other, so the error is a lower bound.
     """
     settled = [sample for sample in memory if sample[0] >= WARM_UP * memory[-1][0]]
-    hours, megabytes = np.array(settled).T
+    hours, mebibytes = np.array(settled).T
     hours = hours / 3600
-    slope, intercept = statistics.linear_regression(hours, megabytes)
-    residuals = megabytes - (slope * hours + intercept)
+    slope, intercept = statistics.linear_regression(hours, mebibytes)
+    residuals = mebibytes - (slope * hours + intercept)
     error = np.sqrt(np.sum(residuals**2) / (len(hours) - 2) / np.sum((hours - hours.mean()) ** 2))
     return slope, float(error)
 
@@ -172,7 +140,7 @@ def answered(metrics: str) -> int:
 
 def report(outcome: Outcome, counted: int, capacity: float, command: str, workers: int) -> str:
     """The results as Markdown."""
-    slope, error = slope_mb_per_hour(outcome.memory)
+    slope, error = slope_mib_per_hour(outcome.memory)
     settled = [mb for second, mb in outcome.memory if second >= WARM_UP * outcome.memory[-1][0]]
     percentiles = np.percentile(outcome.latencies_ms, (50, 90, 99, 99.9)).tolist()
     failed = "".join(f"\n- {count} times: {text}" for text, count in outcome.failures.most_common())
@@ -191,8 +159,8 @@ callers together. Images and tensors for the shipped model, over gRPC and HTTP.
 | counted by the server | {counted} |
 | failed | {sum(outcome.failures.values())} |
 | duration | {seconds / 60:.1f} minutes |
-| resident memory after the warm-up | {min(settled):.1f} to {max(settled):.1f} MB |
-| its slope after the warm-up | {slope:+.2f} MB/h (standard error {error:.2f}) |
+| resident memory after the warm-up | {min(settled):.1f} to {max(settled):.1f} MiB |
+| its slope after the warm-up | {slope:+.2f} MiB/h (standard error {error:.2f}) |
 | latency, median | {percentiles[0]:.1f} ms |
 | latency, 90 %, 99 %, 99.9 % | {percentiles[1]:.1f}, {percentiles[2]:.1f}, {percentiles[3]:.1f} ms |
 {failed}
@@ -201,16 +169,17 @@ callers together. Images and tensors for the shipped model, over gRPC and HTTP.
 
 async def soak(minutes: float, share: float, workers: int, capacity_s: float) -> str:
     """The whole of it; returns the report."""
-    with serving(workers) as (process, addresses):
+    flags = ("--workers", str(workers), "--log-level", "warning")
+    with ServerProcess(ROOT / "model_repository", *flags) as server:
         # One connection belongs to one worker: each gets some.
-        places = (addresses["grpc"], f"http://{addresses['http']}") * 2
+        places = (server.grpc, f"http://{server.http}") * 2
         clients = [AsyncClient(place, retries=0, timeout_s=30) for place in places]
         source = requests(clients)
         capacity = await find_capacity(source, capacity_s)
-        before = answered(addresses["metrics"])
+        before = answered(server.metrics)
         print(f"capacity {capacity:.0f} requests/s; now {share * capacity:.0f} requests/s for {minutes:g} minutes")
-        outcome = await load(process, source, share * capacity, minutes * 60)
-        counted = answered(addresses["metrics"]) - before
+        outcome = await load(server.pid, source, share * capacity, minutes * 60)
+        counted = answered(server.metrics) - before
         for client in clients:
             await client.close()
     command = f"python -m benchmarks.soak --minutes {minutes:g} --load {share:g} --workers {workers}"

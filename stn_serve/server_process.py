@@ -89,6 +89,6 @@ class ServerProcess:
         while not self._ready.exists():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise ServerProcessError(f"the server did not become ready: {self._output.read_text()}")
-            time.sleep(0.05)
+            time.sleep(0.01)
         addresses = json.loads(self._ready.read_text())
         self.grpc, self.http, self.metrics = addresses["grpc"], addresses["http"], addresses["metrics"]

@@ -10,12 +10,12 @@ import pytest
 from tritonclient.grpc.service_pb2 import ModelInferResponse
 
 from benchmarks import h2load, perf_analyzer
+from benchmarks.memory import proportional_mib
 from benchmarks.peers import open_inference
 from benchmarks.peers.all import PEERS
 from benchmarks.peers.peer import BARE, JPEG_GRPC, RAW_HTTP, TENSOR_GRPC
 from benchmarks.peers.workload import Workload
 from benchmarks.serving import select
-from benchmarks.serving_measurement import memory_mb
 from benchmarks.serving_plot import plot
 from benchmarks.serving_results import Cell, Figure, Results, Round
 from benchmarks.serving_table import render
@@ -125,7 +125,7 @@ def test_a_process_is_counted_with_its_descendants() -> None:
         assert family[0] == process.pid
         assert len(family) == 2
         assert cpu_seconds(process.pid) > 0
-        assert memory_mb(process.pid) > 1
+        assert proportional_mib(process.pid) > 1
         process.communicate("\n")
 
 
