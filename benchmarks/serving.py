@@ -158,6 +158,7 @@ def main(
         for name in given:
             if name not in known:
                 raise typer.BadParameter(f"'{name}' is none of {', '.join(known)}")
+    output.mkdir(parents=True, exist_ok=True)
     file = output / "serving.json"
     results = Results.load(file)
     if not report:

@@ -38,6 +38,7 @@ class GrpcServer:
         self._services: list[grpc.GenericRpcHandler] = []
         self._methods: dict[str, Handler] = {}
         self._listening: asyncio.Server | None = None
+        self._context: ssl.SSLContext | None = None
         self._connections: set[Connection[Head]] = set()
         self._all_closed = asyncio.Event()
         self._is_stopping = False
@@ -49,10 +50,25 @@ class GrpcServer:
     def add_registered_method_handlers(self, service: str, methods: Mapping[str, Any]) -> None:
         """Add nothing: generated code registers each method a second time."""
 
-    async def start(self, listener: socket.socket, context: ssl.SSLContext | None = None) -> None:
-        """Accept connections on a bound socket."""
-        loop = asyncio.get_running_loop()
-        self._listening = await loop.create_server(self._connect, sock=listener, ssl=context, backlog=BACKLOG)
+    async def start(self, listener: socket.socket | None, context: ssl.SSLContext | None = None) -> None:
+        """Accept connections on a bound socket; without one, serve what `adopt` gets."""
+        self._context = context
+        if listener:
+            loop = asyncio.get_running_loop()
+            self._listening = await loop.create_server(self._connect, sock=listener, ssl=context, backlog=BACKLOG)
+
+    async def adopt(self, connection: socket.socket) -> None:
+        """Serve a connection that has been accepted.
+
+        Raises:
+            OSError: the caller has gone, or TLS has failed.
+        """
+        await asyncio.get_running_loop().connect_accepted_socket(self._connect, connection, ssl=self._context)
+
+    @property
+    def connections(self) -> int:
+        """That callers hold open."""
+        return len(self._connections)
 
     async def stop(self, grace_s: float) -> None:
         """Accept no more, finish what is in flight in the grace time, and hang up."""

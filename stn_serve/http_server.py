@@ -100,14 +100,21 @@ class Protocol(HttpToolsProtocol):
 
 
 class HttpServer(uvicorn.Server):
-    """uvicorn as a part of a larger process: on a socket that is bound already, and leaving signals alone."""
+    """uvicorn as a part of a larger process: leaves signals alone, and takes connections that others have accepted."""
 
     def __init__(
         self,
         app: Callable[..., Awaitable[None]],
-        listener: socket.socket,
+        listener: socket.socket | None,
         context: ssl.SSLContext | None = None,
     ) -> None:
+        """Serve an application.
+
+        Args:
+            app: An ASGI application.
+            listener: A bound socket; without one, `adopt` gets the connections.
+            context: Of TLS.
+        """
         config = uvicorn.Config(
             app,
             http=Protocol,
@@ -130,9 +137,28 @@ class HttpServer(uvicorn.Server):
 
     async def start(self) -> None:
         """Return once connections are accepted."""
-        self._serving = asyncio.create_task(self.serve([self._listener]))
+        self._serving = asyncio.create_task(self.serve([self._listener] if self._listener else []))
         while not self.started and not self._serving.done():
             await asyncio.sleep(0.001)
+
+    async def adopt(self, connection: socket.socket) -> None:
+        """Serve a connection that has been accepted.
+
+        Raises:
+            OSError: the caller has gone, or TLS has failed.
+        """
+        if self.should_exit:
+            connection.close()
+            return
+        await asyncio.get_running_loop().connect_accepted_socket(self._connect, connection, ssl=self.config.ssl)
+
+    def _connect(self) -> Protocol:
+        return Protocol(config=self.config, server_state=self.server_state, app_state={})
+
+    @property
+    def connections(self) -> int:
+        """That callers hold open."""
+        return len(self.server_state.connections)
 
     async def stop(self, grace_s: float) -> None:
         """Accept no more, and finish what is in flight."""

@@ -1,4 +1,4 @@
-"""Ports: found taken before anything is loaded, and shared between workers where they are to be shared."""
+"""Ports: found taken before anything is loaded."""
 
 from __future__ import annotations
 
@@ -27,13 +27,12 @@ class Addresses:
         unfinished.replace(path)
 
 
-def bind(host: str, port: int, shared: bool = False) -> socket.socket:
+def bind(host: str, port: int) -> socket.socket:
     """A bound socket, which does not listen yet; a port of 0 takes a free one.
 
     Args:
         host: A name or address of this machine.
         port: The port.
-        shared: Whether other processes of this server bind it, too.
 
     Raises:
         ConfigurationError: the port is taken, or the host is not of this machine.
@@ -42,27 +41,11 @@ def bind(host: str, port: int, shared: bool = False) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if shared:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind((host, port))
     except OSError as error:
         reason = "it is in use" if error.errno == errno.EADDRINUSE else error.strerror
         raise ConfigurationError(f"cannot listen on port {port} of {host}: {reason}") from error
     return listener
-
-
-def reserve(host: str, port: int) -> socket.socket:
-    """A bound socket that keeps a port for the workers of this server.
-
-    Connections never come to it, because it does not listen.
-
-    Raises:
-        ConfigurationError: see `bind`.
-    """
-    # A first one without sharing finds out about other servers that share the port among theirs.
-    with bind(host, port) as alone:
-        number = alone.getsockname()[1]
-    return bind(host, number, shared=True)
 
 
 def address(listener: socket.socket) -> str:

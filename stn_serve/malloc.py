@@ -10,7 +10,7 @@ import contextlib
 import ctypes
 
 # <malloc.h>
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -2, -3, -8
 
 MMAP_THRESHOLD_BYTES = 32 * 2**20
 """Smaller buffers come from the heap; it is the most that glibc takes."""
@@ -18,6 +18,10 @@ TRIM_THRESHOLD_BYTES = 128 * 2**20
 """Free memory at the heap's end that is kept rather than given back."""
 TOP_PAD_BYTES = 16 * 2**20
 """By how much the heap grows at least."""
+ARENAS = 1
+"""All threads allocate from one heap, because only that one's end can be given back: in the arena of a thread that has
+loaded a model, what the model took stays, 16 MB for the digits, and the next thread that loads may have another arena.
+Threads hardly meet in it: Python's take turns, and ONNX Runtime's have an allocator of their own for tensors."""
 
 
 def return_freed_memory() -> None:
@@ -33,6 +37,7 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):
         return False
     wanted = (
+        (M_ARENA_MAX, ARENAS),
         (M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES),
         (M_TRIM_THRESHOLD, TRIM_THRESHOLD_BYTES),
         (M_TOP_PAD, TOP_PAD_BYTES),

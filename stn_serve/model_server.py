@@ -80,13 +80,28 @@ class ModelServer:
         )
         return cls(settings, registry, guard)
 
-    async def open(self, http_socket: socket.socket, grpc_socket: socket.socket) -> None:
-        """Listen on bound sockets."""
+    async def open(self, http_socket: socket.socket | None = None, grpc_socket: socket.socket | None = None) -> None:
+        """Listen on bound sockets; without them, serve what `adopt` gets."""
         guard = self._guard
         surface = (self.inference, self.control, self._images, self._settings.max_message_bytes, guard.access)
         self._grpc = create_server(*surface)
         self._http = HttpServer(HttpApi(*surface), http_socket, guard.ssl_context())
         await asyncio.gather(self._grpc.start(grpc_socket, guard.ssl_context("h2")), self._http.start())
+
+    async def adopt(self, protocol: str, connection: socket.socket) -> None:
+        """Serve a connection that another process has accepted.
+
+        Raises:
+            OSError: the caller has gone, or TLS has failed.
+        """
+        server = {"grpc": self._grpc, "http": self._http}[protocol]
+        if server:
+            await server.adopt(connection)
+
+    @property
+    def connections(self) -> int:
+        """That callers hold open."""
+        return sum(server.connections for server in (self._grpc, self._http) if server)
 
     async def watch(self) -> None:
         """Follow the files of the guard, and the repository where that is asked for, for ever."""

@@ -8,15 +8,15 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from dataclasses import replace
 from typing import Any, TypeVar
 
 import uvloop
 
+from stn_serve.connection_balancer import ConnectionBalancer
 from stn_serve.guard import Guard
 from stn_serve.http_server import HttpServer
 from stn_serve.limits import raise_open_files
-from stn_serve.listening import Addresses, address, bind, reserve
+from stn_serve.listening import Addresses, address, bind
 from stn_serve.loading import IndexEntry
 from stn_serve.malloc import keep_freed_memory
 from stn_serve.metrics_api import MetricsApi
@@ -85,26 +85,28 @@ async def _supervise(settings: ServerSettings, announce: Announce) -> None:
     guard = Guard.of(settings)
     guard.warn_of_strangers(settings.host)
     with (
-        reserve(settings.host, settings.http_port) as http_socket,
-        reserve(settings.host, settings.grpc_port) as grpc_socket,
+        bind(settings.host, settings.http_port) as http_socket,
+        bind(settings.host, settings.grpc_port) as grpc_socket,
         bind(settings.host, settings.metrics_port) as metrics_socket,
     ):
-        ports = {"http_port": http_socket.getsockname()[1], "grpc_port": grpc_socket.getsockname()[1]}
-        supervisor = Supervisor(replace(settings, **ports))
+        supervisor = Supervisor(settings)
+        balancer = ConnectionBalancer({"grpc": grpc_socket, "http": http_socket}, lambda: supervisor.workers)
         stopped = stop_signal(supervisor.kill)
         try:
             models = await _until(stopped, supervisor.start())
             if models is None:
                 return
+            balancer.listen()
             metrics = HttpServer(MetricsApi(supervisor.snapshot, guard.access), metrics_socket, guard.ssl_context())
             await metrics.start()
             addresses = Addresses(address(grpc_socket), address(http_socket), address(metrics_socket))
             if settings.ready_file:
                 addresses.write(settings.ready_file)
             announce(models, addresses)
-            async with in_background(guard.watch()):
-                await _until(stopped, supervisor.supervise())
-            await supervisor.stop()
+            async with in_background(balancer.run()):
+                async with in_background(guard.watch()):
+                    await _until(stopped, supervisor.supervise())
+                await supervisor.stop()
             await metrics.stop(LAST_SCRAPE_S)
         finally:
             supervisor.kill()

@@ -1,7 +1,7 @@
 """Several processes that serve together: started, watched, replaced when they end, and told of each other's changes.
 
-The supervisor itself loads no model and answers no request but those of Prometheus. The ports are open when all workers
-have loaded their models; after that, whoever serves serves.
+The supervisor itself loads no model and answers no request but those of Prometheus; it accepts connections, and hands
+them over. The ports are open when all workers have loaded their models; after that, whoever serves serves.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ STOP_MARGIN_S = 5.0
 
 
 class Supervisor:
-    """Of `settings.workers` processes, whose ports are given."""
+    """Of `settings.workers` processes."""
 
     def __init__(self, settings: ServerSettings) -> None:
         self._settings = settings
@@ -49,7 +49,7 @@ class Supervisor:
         self._handlers: dict[str, Handler] = {"spread": self._spread, "statistics": self._statistics}
 
     async def start(self) -> list[tuple[str, str, bool, str]]:
-        """Start all workers, open the ports when all have loaded; returns the table of models.
+        """Start all workers, which take connections when all have loaded; returns the table of models.
 
         Raises:
             ConfigurationError: a worker cannot serve.
@@ -57,6 +57,11 @@ class Supervisor:
         self._serving = await asyncio.gather(*(self._start_one() for _ in range(self._settings.workers)))
         await asyncio.gather(*(worker.open() for worker in self._serving))
         return [(row[0], row[1], row[2], row[3]) for row in self._serving[0].models]
+
+    @property
+    def workers(self) -> Sequence[WorkerProcess]:
+        """That serve."""
+        return self._serving
 
     async def supervise(self) -> None:
         """Replace workers that end, for ever.

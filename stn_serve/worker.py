@@ -1,7 +1,7 @@
-"""A worker: one of several processes that serve the same models on the same ports. `python -m stn_serve.worker FD`.
+"""A worker: one of several processes that serve the same models. `python -m stn_serve.worker FD DOOR`.
 
-Its supervisor tells it over the socket pair FD what to do: load, open the ports, change, report, stop. When the
-supervisor is gone, or on SIGTERM, it stops as well.
+Its supervisor tells it over the socket pair FD what to do: load, take connections, change, report, stop.
+Connections come over the socket pair DOOR. When the supervisor is gone, or on SIGTERM, it stops as well.
 """
 
 from __future__ import annotations
@@ -19,21 +19,20 @@ from tritonclient.grpc import service_pb2
 from stn_serve import exposition, logs
 from stn_serve.channel import Channel, Handler, Json
 from stn_serve.guard import Guard
+from stn_serve.handover import Doorway
 from stn_serve.limits import share_among
-from stn_serve.listening import bind
 from stn_serve.model_server import ModelServer
 from stn_serve.server import in_background, prepare_process, rows, stop_signal
 from stn_serve.setting_sources import from_document
-from stn_serve.settings import ServerSettings
 
 
 class Worker:
     """Answers the supervisor's calls."""
 
-    def __init__(self) -> None:
+    def __init__(self, door: socket.socket) -> None:
+        self._door = door
         self.stopping = asyncio.Event()
         self._channel: Channel
-        self._settings: ServerSettings
         self._server: ModelServer
         self._open = contextlib.AsyncExitStack()
         """What is to be closed again."""
@@ -43,7 +42,7 @@ class Worker:
         """Do as the supervisor says, until it is enough."""
         calls: dict[str, Handler] = {
             "load": self._load,
-            "open": self._listen,
+            "open": self._take_connections,
             "perform": self._perform,
             "report": self._report,
             "stop": self._stop,
@@ -56,7 +55,7 @@ class Worker:
 
     async def _load(self, document: Json) -> Json:
         """Load the models; returns the rows of their table."""
-        self._settings = settings = from_document(document)
+        settings = from_document(document)
         logs.configure(settings.log_level, settings.log_format)
         share_among(settings.workers)
         self._server = await ModelServer.load(settings, Guard.of(settings))
@@ -64,12 +63,10 @@ class Worker:
         self._server.inference.total_statistics = self._total_statistics
         return rows(self._server.registry.index)
 
-    async def _listen(self) -> None:
-        """Open the ports, which the supervisor has reserved."""
-        settings = self._settings
-        http_socket = self._open.enter_context(bind(settings.host, settings.http_port, shared=True))
-        grpc_socket = self._open.enter_context(bind(settings.host, settings.grpc_port, shared=True))
-        await self._server.open(http_socket, grpc_socket)
+    async def _take_connections(self) -> None:
+        """Serve those that the supervisor hands over, until the server has closed."""
+        await self._server.open()
+        self._open.enter_context(Doorway(self._door, self._server.adopt))
         self._open.push_async_callback(self._server.close)
         await self._open.enter_async_context(in_background(self._server.watch()))
 
@@ -82,6 +79,7 @@ class Worker:
         return {
             "metrics": exposition.dump(await self._server.metrics.snapshot()).decode(),
             "statistics": b64encode(statistics.SerializeToString()).decode(),
+            "connections": self._server.connections,
         }
 
     async def _stop(self) -> Json:
@@ -109,7 +107,8 @@ class Worker:
 def main() -> None:
     """Serve until told to stop."""
     prepare_process()
-    uvloop.run(Worker().serve(socket.socket(fileno=int(sys.argv[1]))))
+    channel, door = (socket.socket(fileno=int(number)) for number in sys.argv[1:])
+    uvloop.run(Worker(door).serve(channel))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from stn_serve import exposition
 from stn_serve.channel import Channel, Handler, Json
 from stn_serve.errors import ConfigurationError, Unavailable
 from stn_serve.exposition import Family
+from stn_serve.handover import door, hand_over
 from stn_serve.setting_sources import to_document
 from stn_serve.settings import ServerSettings
 
@@ -28,9 +29,14 @@ REPORT_S = 2.0
 class WorkerProcess:
     """Loaded when it is made."""
 
-    def __init__(self, process: Process, channel: Channel) -> None:
+    def __init__(self, process: Process, channel: Channel, door_end: socket.socket) -> None:
         self._process = process
         self._channel = channel
+        self._door = door_end
+        self.connections = 0
+        """At its last report, with those that it has been given since."""
+        self.is_late = False
+        """Whether it has not reported in time."""
         self.models: Sequence[Sequence[Json]] = ()
         """The rows of its table of models."""
         self.metrics: Sequence[Family] = ()
@@ -45,16 +51,18 @@ class WorkerProcess:
             ConfigurationError: it cannot serve any, or ends.
         """
         ours, theirs = socket.socketpair()
-        with theirs:
+        our_door, their_door = door()
+        with theirs, their_door:
+            ends = [theirs.fileno(), their_door.fileno()]
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
-                *("-m", "stn_serve.worker", str(theirs.fileno())),
-                pass_fds=[theirs.fileno()],
+                *("-m", "stn_serve.worker", *map(str, ends)),
+                pass_fds=ends,
                 stdin=asyncio.subprocess.DEVNULL,
                 # Ctrl-C is for the supervisor, which tells its workers.
                 start_new_session=True,
             )
-        worker = cls(process, await Channel.over(ours, handlers))
+        worker = cls(process, await Channel.over(ours, handlers), our_door)
         starting.add(worker)
         try:
             worker.models = await worker._channel.call("load", to_document(settings))
@@ -73,8 +81,14 @@ class WorkerProcess:
         return self._process.pid
 
     async def open(self) -> None:
-        """Let it listen."""
+        """Let it take connections."""
         await self._channel.call("open")
+
+    def take(self, protocol: str, connection: socket.socket) -> bool:
+        """Give it a connection; whether it can take one."""
+        is_taken = hand_over(self._door, protocol, connection)
+        self.connections += is_taken
+        return is_taken
 
     async def perform(self, operation: str, *arguments: Json) -> None:
         """Let it make a change.
@@ -86,9 +100,13 @@ class WorkerProcess:
 
     async def report(self) -> None:
         """Let it report, if it can."""
-        with contextlib.suppress(TimeoutError, Unavailable):
+        try:
             async with asyncio.timeout(REPORT_S):
                 self._note(await self._channel.call("report"))
+        except TimeoutError:
+            self.is_late = True
+        except Unavailable:
+            return
 
     async def stop(self, within_s: float) -> None:
         """Let it finish; what has not ended by then is killed."""
@@ -109,8 +127,11 @@ class WorkerProcess:
         """Wait for its end; returns how it ended, in words."""
         code = await self._process.wait()
         self._channel.close()
+        self._door.close()
         return f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
 
     def _note(self, report: Json) -> None:
+        self.is_late = False
+        self.connections = report["connections"]
         self.metrics = exposition.load(report["metrics"].encode())
         self.statistics = service_pb2.ModelStatisticsResponse.FromString(b64decode(report["statistics"]))

@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ from served import FREE_PORTS, Served, run_stn, running, start, stop
 
 from stn_serve import Client
 from stn_serve.errors import ServingError
+from stn_serve.worker_process import REPORT_S
 
 WHITE = np.full((20, 40), 255, np.uint8)
 TWO = ("--workers", "2")
@@ -245,3 +247,31 @@ def test_ports_are_not_shared_by_accident(two: Served) -> None:
         result = run_stn("serve", *FREE_PORTS, "--http-port", number, *flags)
         assert result.returncode == 2
         assert result.stderr == f"stn: error: cannot listen on port {number} of 127.0.0.1: it is in use\n"
+
+
+def open_sockets(pid: int) -> int:
+    descriptors = Path(f"/proc/{pid}/fd").iterdir()
+    return sum(str(descriptor.readlink()).startswith("socket:") for descriptor in descriptors)
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_connections_are_spread_evenly_over_the_workers(two: Served, protocol: str) -> None:
+    host, _, port = getattr(two, protocol).rpartition(":")
+    time.sleep(1.5)  # a report of each worker: connections of other tests have ended
+    before = {pid: open_sockets(pid) for pid in workers(two)}
+    with contextlib.ExitStack() as held:
+        for _ in range(6):
+            held.enter_context(socket.create_connection((host, int(port))))
+        wait_for(lambda: sum(map(open_sockets, before)) >= sum(before.values()) + 6)
+        assert {pid: open_sockets(pid) - count for pid, count in before.items()} == dict.fromkeys(before, 3)
+
+
+def test_a_worker_that_hangs_gets_no_new_connections(two: Served) -> None:
+    hangs = workers(two)[0]
+    os.kill(hangs, signal.SIGSTOP)
+    try:
+        time.sleep(REPORT_S + 1.5)  # it has not reported
+        for _ in range(CONNECTIONS):
+            assert httpx.get(f"http://{two.http}/v2/health/live", timeout=5).status_code == 200
+    finally:
+        os.kill(hangs, signal.SIGCONT)
