@@ -126,7 +126,7 @@ async def serve(served: ServedModel, sink: calls.Sink | None) -> None:
 
     async def ask() -> None:
         for _ in range(REQUESTS // AT_ONCE):
-            with calls.called("grpc", "ModelInfer", lambda: PARENT), served.request() as request:
+            with calls.Call("grpc", "ModelInfer", lambda: PARENT), served.request() as request:
                 calls.note("digits", "1", "42")
                 await request.run(asked)
 

@@ -77,9 +77,9 @@ class Batcher:
             raise self._stopping()
         level = self._policy.level(urgency.priority)
         self._queue.check_room(level)
-        batches = self._queue.batches_before(level)
-        if batches:
-            self._check_time(batches + (not self._idle), self._policy.queue_of(level).timeout_s(urgency.timeout_us))
+        allowed_s = self._allowed_s(level, urgency)
+        if allowed_s is not None:
+            self._check_time(level, allowed_s)
 
     async def infer(
         self, inputs: Mapping[str, Array], outputs: Sequence[str], rows: int, urgency: Urgency = AS_CONFIGURED
@@ -130,14 +130,20 @@ class Batcher:
             if all(request.future.done() for request in batch.requests):
                 batch.abandon()
 
-    def _check_time(self, batches: float, timeout_s: float | None) -> None:
-        """Refuse now what would be too late, with so many batches before it: its caller may yet ask elsewhere."""
-        wait_s, allowed_s = self._pace.seconds(batches), timeout_s
+    def _allowed_s(self, level: int, urgency: Urgency) -> float | None:
+        """How long a request of the current call may wait, by its timeout and its deadline; None without either."""
+        timeout_s = self._policy.queue_of(level).timeout_s(urgency.timeout_us)
         remaining_s = calls.remaining_s()
-        if remaining_s is not None:
-            answer_s = remaining_s - self._pace.seconds(1)
-            allowed_s = answer_s if allowed_s is None else min(allowed_s, answer_s)
-        if allowed_s is not None and wait_s > allowed_s * TRUSTED:
+        if remaining_s is None:
+            return timeout_s
+        answer_s = remaining_s - self._pace.seconds(1)
+        return answer_s if timeout_s is None else min(timeout_s, answer_s)
+
+    def _check_time(self, level: int, allowed_s: float) -> None:
+        """Refuse now what would be too late, with what waits before it: its caller may yet ask elsewhere."""
+        batches = self._queue.batches_before(level)
+        wait_s = self._pace.seconds(batches + (not self._idle)) if batches else 0.0
+        if wait_s > allowed_s * TRUSTED:
             raise Unavailable(
                 f"Request would wait {wait_s:.2g} s in the queue of model '{self._name}', "
                 f"and its timeout or deadline leaves {max(allowed_s, 0):.2g} s"

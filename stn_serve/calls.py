@@ -12,8 +12,9 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
+from typing import Self
 
 from stn_serve.errors import Cancelled, DeadlineExceeded, ServingError, Unavailable, Unsupported
 from stn_serve.request_queue import Answer
@@ -51,6 +52,20 @@ class Call:
     """Name, begin and end; those of several images run side by side."""
     began_ns: int = field(default_factory=time.perf_counter_ns)
     ended_ns: int = 0
+    _before: Token[Call | None] | None = None
+
+    def __enter__(self) -> Self:
+        """It is the current call for the time of a `with`; who answers an error inside tells `fail`."""
+        self._before = _current.set(self)
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, asyncio.CancelledError):
+            self.error = self.error or Cancelled("the caller has gone away")
+        self.ended_ns = time.perf_counter_ns()
+        _log(self, _sink(self) if _sink else "")
+        if self._before:
+            _current.reset(self._before)
 
     @property
     def id(self) -> str:
@@ -87,24 +102,6 @@ def trace_with(sink: Sink | None) -> None:
     """Where calls of this process that have ended also go; as with handlers of logs, there is one for all."""
     global _sink
     _sink = sink
-
-
-@contextmanager
-def called(
-    protocol: str, operation: str, headers: Headers, remaining_s: Callable[[], float | None] = lambda: None
-) -> Iterator[Call]:
-    """A call for the time of a `with`; who answers an error inside tells `fail`."""
-    call = Call(protocol, operation, headers, remaining_s)
-    token = _current.set(call)
-    try:
-        yield call
-    except asyncio.CancelledError:
-        call.error = call.error or Cancelled("the caller has gone away")
-        raise
-    finally:
-        call.ended_ns = time.perf_counter_ns()
-        _log(call, _sink(call) if _sink else "")
-        _current.reset(token)
 
 
 def current() -> Call | None:

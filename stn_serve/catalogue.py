@@ -117,7 +117,7 @@ class Catalogue(ABC):
     def use(self, name: str, version: str = "") -> Iterator[ServedModel]:
         """As `find`, for the time of a `with`: what is found stays whole until then."""
         served = self.find(name, version)
-        with served.users.one_more():
+        with served.users:
             yield served
 
     def find_all(self, name: str) -> list[ServedModel]:

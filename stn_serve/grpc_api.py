@@ -63,7 +63,7 @@ def _answering(method: Method[Answer]) -> Method[Answer]:
 
     @wraps(method)
     async def answer(service: object, request: object, context: Context) -> Answer:
-        with calls.called(PROTOCOL, method.__name__, context.invocation_metadata, context.time_remaining):
+        with calls.Call(PROTOCOL, method.__name__, context.invocation_metadata, context.time_remaining):
             try:
                 return await method(service, request, context)
             except ServingError as error:
@@ -195,7 +195,7 @@ class InferenceService(GRPCInferenceServiceServicer):  # type: ignore[misc]  # t
 
     async def _stream_infer(self, context: Context, request: Message) -> Message:
         """An answer in a stream, errors included; each is the final one of its request."""
-        with calls.called(PROTOCOL, "ModelStreamInfer", context.invocation_metadata):
+        with calls.Call(PROTOCOL, "ModelStreamInfer", context.invocation_metadata):
             try:
                 response = await self._infer(request)
             except ServingError as error:
@@ -233,7 +233,7 @@ class ImagePredictionService(ImagePredictionServicer):
     async def _respond(
         self, context: Context, request: image_prediction_pb2.PredictRequest
     ) -> image_prediction_pb2.PredictResponse:
-        with calls.called(PROTOCOL, "PredictStream", context.invocation_metadata):
+        with calls.Call(PROTOCOL, "PredictStream", context.invocation_metadata):
             return await self._images.respond(request)
 
 

@@ -44,7 +44,7 @@ def refusal(method: str, error: ServingError) -> MethodHandler:
     """A handler that answers any method with an error."""
 
     async def refuse(_: object, context: Context) -> None:
-        with calls.called("grpc", method, context.invocation_metadata):
+        with calls.Call("grpc", method, context.invocation_metadata):
             calls.fail(error)
             await context.abort(error.grpc_code, str(error))
 

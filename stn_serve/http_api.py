@@ -84,7 +84,7 @@ class HttpApi:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request."""
         operation = f"{scope['method']} {scope['path'][:MAX_PATH]}"
-        with calls.called("http", operation, lambda: scope["headers"]) as call:
+        with calls.Call("http", operation, lambda: scope["headers"]) as call:
             try:
                 response = await self._respond(call, scope, receive)
             except Cancelled as error:

@@ -155,7 +155,8 @@ class Inference:
             NotFound: no such model or version.
         """
         calls.note(model, version, request_id)
-        with self.registry.use(model, version) as served, served.request() as request:
+        served = self.registry.find(model, version)
+        with served.users, served.request() as request:
             calls.note(served.model.name, str(served.model.version), request_id)
             yield request
 

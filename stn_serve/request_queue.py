@@ -106,12 +106,7 @@ class RequestQueue:
         return ceil(sum(waiting.rows for waiting in ahead) / self._policy.max_batch_size)
 
     def add(self, request: Pending) -> None:
-        """The last of its level.
-
-        Raises:
-            Unavailable: the queue is full.
-        """
-        self.check_room(request.level)
+        """The last of its level, where there must be room."""
         if request.level not in self._levels:
             self._levels = dict(sorted({**self._levels, request.level: _Level()}.items()))
         level = self._levels[request.level]

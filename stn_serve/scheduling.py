@@ -53,9 +53,11 @@ class QueuePolicy:
         )
 
     def timeout_s(self, requested_us: int) -> float | None:
-        """Seconds that a request with its own `timeout` parameter (0: none) may wait."""
-        allowed = [us for us in (self.timeout_us, requested_us if self.allow_timeout_override else 0) if us]
-        return min(allowed) / 1e6 if allowed else None
+        """Seconds that a request with its own `timeout` parameter (0: none) may wait; None for as long as it takes."""
+        allowed_us = self.timeout_us
+        if requested_us and self.allow_timeout_override:
+            allowed_us = min(allowed_us, requested_us) if allowed_us else requested_us
+        return allowed_us / 1e6 if allowed_us else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -55,7 +54,7 @@ class Scheduler(Protocol):
 
 
 class Users:
-    """How many requests work with something that must outlive them. Used on one event loop."""
+    """How many requests work with something that must outlive them, each in a `with`. Used on one event loop."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -67,9 +66,8 @@ class Users:
         """Let no more in: the server stops."""
         self._refusing = True
 
-    @contextmanager
-    def one_more(self) -> Iterator[None]:
-        """Count one for the time of a `with`.
+    def __enter__(self) -> None:
+        """One more, for the time of a `with`.
 
         Raises:
             Unavailable: no more are let in.
@@ -78,12 +76,11 @@ class Users:
             raise Unavailable("Server is stopping")
         self._count += 1
         self._none.clear()
-        try:
-            yield
-        finally:
-            self._count -= 1
-            if not self._count:
-                self._none.set()
+
+    def __exit__(self, *_: object) -> None:
+        self._count -= 1
+        if not self._count:
+            self._none.set()
 
     async def leave(self) -> None:
         """Wait until there is none."""
@@ -147,19 +144,9 @@ class ServedModel:
         predictions = counted_predictions(model, shared.count_predictions, predecessor)
         return cls(model, batcher, statistics, predictions, time.perf_counter() - started, files)
 
-    @contextmanager
-    def request(self) -> Iterator[ServedRequest]:
-        """One request for the time of a `with`: counted as failed if that raises, and as answered if it has run."""
-        request = ServedRequest(self)
-        started_ns = time.perf_counter_ns()
-        try:
-            yield request
-        except BaseException as error:
-            self.statistics.record_failure(time.perf_counter_ns() - started_ns, _failure_reason(error))
-            raise
-        if request.answer:
-            elapsed_ns = time.perf_counter_ns() - started_ns
-            self.statistics.record_success(request.rows, elapsed_ns, request.answer.queue_ns, request.answer.phases)
+    def request(self) -> ServedRequest:
+        """One request, which begins now; to be used in a `with`."""
+        return ServedRequest(self)
 
     async def drain(self) -> None:
         """Finish the requests that have found it, and end its queue; nobody may find it any more."""
@@ -169,11 +156,22 @@ class ServedModel:
 
 @dataclass(slots=True)
 class ServedRequest:
-    """What one request asks of a version."""
+    """What one request asks of a version; counted as failed if its `with` raises, and as answered if it has run."""
 
     served: ServedModel
     rows: int = 0
     answer: Answer | None = None
+    began_ns: int = field(default_factory=time.perf_counter_ns)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        statistics, elapsed_ns = self.served.statistics, time.perf_counter_ns() - self.began_ns
+        if error:
+            statistics.record_failure(elapsed_ns, _failure_reason(error))
+        elif self.answer:
+            statistics.record_success(self.rows, elapsed_ns, self.answer.queue_ns, self.answer.phases)
 
     def check_room(self, urgency: Urgency) -> None:
         """Whether it would be accepted, before its tensors are looked at.

@@ -32,9 +32,11 @@ class TensorSignature:
     def fits(self, shape: Sequence[int]) -> bool:
         """Whether an array of this shape is such a tensor."""
         expected = self.shape
-        return len(shape) == len(expected) and all(
-            size >= 0 and dim in (size, -1) for size, dim in zip(shape, expected, strict=True)
-        )
+        return len(shape) == len(expected) and all(map(_is_size, shape, expected))
+
+
+def _is_size(size: int, dim: int) -> bool:
+    return size >= 0 and dim in (size, -1)
 
 
 @dataclass(frozen=True, slots=True)

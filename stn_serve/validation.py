@@ -133,7 +133,6 @@ def _rows(request: InferRequest, model: ModelSignature, tensors: dict[str, WireT
 
 
 def _array(request: InferRequest, model: ModelSignature, spec: TensorSignature, tensor: WireTensor) -> Array:
-    where = f"for input '{spec.name}' for model '{model.name}'"
     if tensor.datatype != spec.datatype:
         raise _refusal(
             request,
@@ -143,20 +142,24 @@ def _array(request: InferRequest, model: ModelSignature, spec: TensorSignature, 
     if not _shape_fits(tensor.shape, spec):
         raise _refusal(
             request,
-            f"unexpected shape {where}. Expected {_brackets(spec.shape)}, got {_brackets(tensor.shape)}."
+            f"unexpected shape {_where(spec, model)}. Expected {_brackets(spec.shape)}, got {_brackets(tensor.shape)}."
             + (BATCH_NOTE if spec.batched else ""),
         )
     expected = byte_size(spec.datatype, tensor.shape)
     received = tensor.data.nbytes if hasattr(tensor.data, "nbytes") else len(tensor.data)
     if expected is not None and expected != received:
-        raise _refusal(request, f"input byte size mismatch {where}. Expected {expected}, got {received}")
+        raise _refusal(request, f"input byte size mismatch {_where(spec, model)}. Expected {expected}, got {received}")
     data = tensor.data.read() if isinstance(tensor.data, Span) else tensor.data
     if not isinstance(data, Buffer):
         return data.reshape(tensor.shape)
     try:
         return from_raw(data, spec.datatype, tensor.shape)
     except ValueError as error:
-        raise _refusal(request, f"{error} {where}") from error
+        raise _refusal(request, f"{error} {_where(spec, model)}") from error
+
+
+def _where(spec: TensorSignature, model: ModelSignature) -> str:
+    return f"for input '{spec.name}' for model '{model.name}'"
 
 
 def _shape_fits(shape: tuple[int, ...], spec: TensorSignature) -> bool:

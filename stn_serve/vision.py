@@ -74,7 +74,7 @@ class ImagePrediction:
         served = self._find(request.model_name, request.model_version)
         calls.note(served.model.name, str(served.model.version), request.id)
         loop = asyncio.get_running_loop()
-        with served.users.one_more(), ExitStack() as work:
+        with served.users, ExitStack() as work:
             with served.request():
                 metadata = _image_metadata(served)
                 _check(request)

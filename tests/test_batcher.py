@@ -479,7 +479,7 @@ def test_what_would_be_too_late_is_refused_at_once(
         model.free.clear()
         asked = [ask(batching, number) for number in range(2)]
         await model.started()
-        with calls.called("grpc", "ModelInfer", lambda: None, lambda: deadline_s):
+        with calls.Call("grpc", "ModelInfer", lambda: None, lambda: deadline_s):
             if accepted:
                 batching.check_room(urgency)
             else:
