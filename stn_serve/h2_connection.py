@@ -1,7 +1,7 @@
 """The server's end of an HTTP/2 connection (RFC 9113) over a transport of asyncio.
 
-It reads frames, keeps both sides' windows and settings, and bounds what a peer can make it do or hold. What the
-requests are is not its business: `accept` is told of each.
+It reads frames and bounds what a peer can make it do or hold; what it sends is in `h2_output`, whom it waits for in
+`h2_timers`. What the requests are is not its business: `accept` is told of each.
 """
 
 from __future__ import annotations
@@ -13,26 +13,24 @@ from typing import ClassVar, Generic, TypeVar
 
 from stn_serve import h2_frames as frames
 from stn_serve.h2_frames import MAX_WINDOW, BrokenConnection, BrokenStream, ErrorCode, Setting
-from stn_serve.h2_headers import EMPTY_TABLE, Header, HeaderDecoder
+from stn_serve.h2_headers import Header, HeaderDecoder
+from stn_serve.h2_output import DEFAULT_WINDOW, Output
 from stn_serve.h2_patience import Patience
+from stn_serve.h2_reservations import Reservations
 from stn_serve.h2_stream import WINDOW, Receiver, Stream
+from stn_serve.h2_timers import Timers
 
 logger = logging.getLogger(__name__)
 
 Head = TypeVar("Head")
 
-DEFAULT_WINDOW = 65_535
 DEFAULT_TABLE_BYTES = 4096
-MIN_FRAME_BYTES, MAX_FRAME_BYTES = 16_384, 2**24 - 1
 MAX_STREAMS = 1024
 """Calls at the same time over one connection; more of them wait with their caller."""
 MAX_LIST_BYTES = 16 * 1024
 """Of a request's headers."""
 CONNECTION_WINDOW = 64 * WINDOW
 """It never holds a peer back, the streams' windows do: otherwise what one of them holds would stop all others."""
-
-FLUSH_BYTES = 64 * 1024
-"""So much is sent at once, without waiting for more."""
 
 _SETTINGS = frames.settings(
     {
@@ -47,13 +45,6 @@ _SETTINGS = frames.settings(
 class Connection(asyncio.Protocol, Generic[Head]):
     """Created by the server for each caller; ends itself."""
 
-    HEAD_TIMEOUT_S: ClassVar[float] = 30.0
-    """From the connection's start to the caller's settings, and from the first to the last frame of headers."""
-    READ_TIMEOUT_S: ClassVar[float] = 30.0
-    """How long a caller may read nothing of what waits for it in this process's memory."""
-    KEEPALIVE_S: ClassVar[float] = 60.0
-    """After so long without a word a caller is asked whether it is there."""
-    KEEPALIVE_TIMEOUT_S: ClassVar[float] = 20.0
     LINGER_S: ClassVar[float] = 0.2
     """What callers get to close the connection themselves, which loses nothing that is under way."""
     MAX_FRAGMENTS: ClassVar[int] = 16
@@ -77,59 +68,46 @@ class Connection(asyncio.Protocol, Generic[Head]):
             max_reserved_bytes: What messages that are larger than a stream's window may hold together; one is let in
                 however large it is.
         """
-        self.window = DEFAULT_WINDOW
-        """What the peer lets all streams together send."""
+        self.output: Output
+        """There once the connection has been made."""
+        self.reservations = Reservations(max_reserved_bytes)
         self._accept = accept
         self._began = began
         self._ended = ended
-        self._max_reserved = max_reserved_bytes
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
+        self._timers: Timers
         self._reader = frames.FrameReader(WINDOW)
         self._headers = HeaderDecoder(read_head)
         self._patience = Patience()
         self._streams: dict[int, Stream] = {}
-        self._waiting: dict[Stream, None] = {}
-        """Those that have more to send than they may."""
-        self._reserving: dict[Stream, int] = {}
-        """Those whose messages wait for others that are large, too."""
-        self._reserved = 0
         self._last_stream = 0
         self._room = CONNECTION_WINDOW
         self._stream_window = DEFAULT_WINDOW
-        self._max_frame = MIN_FRAME_BYTES
         self._block: bytearray | None = None
         self._block_of = (0, False)
         self._fragments = 0
-        self._shrink_table = False
-        self._unsent: list[bytes | memoryview] = []
-        self._unsent_bytes = 0
-        self._is_paused = False
         self._is_closing = False
         self._is_leaving = False
-        self._heard_s = self._loop.time()
-        self._head_timer: asyncio.TimerHandle | None = None
-        self._read_timer: asyncio.TimerHandle | None = None
-        self._alive_timer: asyncio.TimerHandle | None = None
-        self._end_timer: asyncio.TimerHandle | None = None
 
     # What asyncio tells.
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A caller has connected."""
         self._transport = transport
+        self.output = Output(transport)
+        self._timers = Timers(transport, self._close, lambda: self.output.write(frames.ping(bytes(8))))
         tls = transport.get_extra_info("ssl_object")
         if tls is not None and tls.selected_alpn_protocol() != "h2":
             self._close()
             return
         transport.write(_SETTINGS)
-        self._await_head()
-        self._keep_alive()
+        self._timers.await_head()
         self._began(self)
 
     def data_received(self, data: bytes) -> None:
         """Some frames have come."""
-        self._heard_s = self._loop.time()
+        self._timers.heard()
         try:
             for kind, flags, number, payload in self._reader.read(data):
                 try:
@@ -147,24 +125,20 @@ class Connection(asyncio.Protocol, Generic[Head]):
 
     def pause_writing(self) -> None:
         """The caller reads more slowly than it is answered."""
-        self._is_paused = True
-        self._await_read()
+        self.output.pause()
+        self._timers.await_read()
 
     def resume_writing(self) -> None:
         """The caller has read nearly all."""
-        self._is_paused = False
-        if self._read_timer:
-            self._read_timer.cancel()
-        self._send_more()
+        self._timers.stop_read()
+        self.output.resume()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The caller has gone."""
         del exc
         self._is_closing = True
-        self._unsent.clear()
-        for timer in (self._head_timer, self._read_timer, self._alive_timer, self._end_timer):
-            if timer:
-                timer.cancel()
+        self.output.discard()
+        self._timers.stop()
         self._break_off()
         self._ended(self)
 
@@ -174,7 +148,7 @@ class Connection(asyncio.Protocol, Generic[Head]):
         """Take no more requests, and close when those in flight have been answered."""
         if not self._is_leaving:
             self._is_leaving = True
-            self.write(frames.goaway(self._last_stream, ErrorCode.NO_ERROR, "the server stops"))
+            self.output.write(frames.goaway(self._last_stream, ErrorCode.NO_ERROR, "the server stops"))
             self._close_when_done()
 
     def close(self) -> None:
@@ -185,58 +159,16 @@ class Connection(asyncio.Protocol, Generic[Head]):
     def abort(self) -> None:
         """Close at once."""
         self._is_closing = True
-        self._unsent.clear()
+        self.output.discard()
         self._transport.abort()
 
     # What streams tell.
 
-    def write(self, *parts: bytes | memoryview) -> None:
-        """Send frames: those of one turn of the loop together, because each call of the kernel costs tens of us."""
-        if self._is_closing:
-            return
-        if not self._unsent:
-            self._loop.call_soon(self._flush)
-        for part in parts:
-            self._unsent.append(part)
-            self._unsent_bytes += len(part)
-        if self._unsent_bytes > FLUSH_BYTES:
-            self._flush()
-
-    def first(self, block: bytes) -> bytes:
-        """A block of headers that is about to be sent, as its decoder wants it."""
-        if self._shrink_table:
-            self._shrink_table = False
-            return EMPTY_TABLE + block
-        return block
-
-    def takes(self, length: int) -> bool:
-        """Whether so much data may be sent in one frame now."""
-        return length <= self.window and length <= self._max_frame and not self._is_paused
-
-    def room(self) -> int:
-        """The largest frame of data that may be sent now."""
-        return 0 if self._is_paused else min(self.window, self._max_frame)
-
-    def wait(self, stream: Stream) -> None:
-        """Let it send more when there is room; those that have waited longest come first."""
-        self._waiting.pop(stream, None)
-        self._waiting[stream] = None
-
-    def reserve(self, stream: Stream, amount: int) -> None:
-        """Let so much more in for a large message, when there is room for it."""
-        self._reserving[stream] = amount
-        self._admit()
-
-    def release(self, amount: int) -> None:
-        """A large message has been read, or is not wanted any more."""
-        self._reserved -= amount
-        self._admit()
-
     def closed(self, stream: Stream) -> None:
         """A stream has come to its end."""
         self._streams.pop(stream.id, None)
-        self._waiting.pop(stream, None)
-        self._reserving.pop(stream, None)
+        self.output.forget(stream)
+        self.reservations.forget(stream)
         self._close_when_done()
 
     def answered(self) -> None:
@@ -246,7 +178,7 @@ class Connection(asyncio.Protocol, Generic[Head]):
     # Frames.
 
     def _take(self, kind: int, flags: int, number: int, payload: memoryview) -> None:
-        if self._head_timer:
+        if self._timers.awaits_head:
             self._check_order(kind, flags, number)
         if kind == frames.DATA:
             self._take_data(flags, number, payload)
@@ -259,7 +191,7 @@ class Connection(asyncio.Protocol, Generic[Head]):
         elif kind == frames.PING:
             if not flags & frames.ACK:
                 self._patience.spend()
-                self.write(frames.ping(bytes(payload), frames.ACK))
+                self.output.write(frames.ping(bytes(payload), frames.ACK))
         elif kind == frames.SETTINGS:
             self._take_settings(flags, payload)
         elif kind == frames.CONTINUATION:
@@ -272,7 +204,7 @@ class Connection(asyncio.Protocol, Generic[Head]):
         if self._block is None:
             if kind != frames.SETTINGS or flags & frames.ACK:
                 raise BrokenConnection(ErrorCode.PROTOCOL_ERROR, "expected SETTINGS after the preface")
-            self._stop_head_timer()
+            self._timers.stop_head()
         elif kind != frames.CONTINUATION or number != self._block_of[0]:
             raise BrokenConnection(ErrorCode.PROTOCOL_ERROR, "expected the rest of the headers")
 
@@ -282,7 +214,7 @@ class Connection(asyncio.Protocol, Generic[Head]):
         if self._room < 0:
             raise BrokenConnection(ErrorCode.FLOW_CONTROL_ERROR, "more DATA than the connection's window allows")
         if self._room < CONNECTION_WINDOW // 2:
-            self.write(frames.window_update(0, CONNECTION_WINDOW - self._room))
+            self.output.write(frames.window_update(0, CONNECTION_WINDOW - self._room))
             self._room = CONNECTION_WINDOW
         ended = bool(flags & frames.END_STREAM)
         if flags & frames.PADDED:
@@ -304,7 +236,7 @@ class Connection(asyncio.Protocol, Generic[Head]):
         self._block = bytearray(block)
         self._block_of = (number, ended)
         self._fragments = 1
-        self._await_head()
+        self._timers.await_head()
 
     def _take_continuation(self, flags: int, number: int, payload: memoryview) -> None:
         if self._block is None:
@@ -315,7 +247,7 @@ class Connection(asyncio.Protocol, Generic[Head]):
             raise BrokenConnection(ErrorCode.ENHANCE_YOUR_CALM, "too many headers")
         if flags & frames.END_HEADERS:
             block, self._block = bytes(self._block), None
-            self._stop_head_timer()
+            self._timers.stop_head()
             self._open(number, block, self._block_of[1])
 
     def _open(self, number: int, block: bytes, ended: bool) -> None:
@@ -349,15 +281,12 @@ class Connection(asyncio.Protocol, Generic[Head]):
             if not increment:
                 raise BrokenStream(ErrorCode.PROTOCOL_ERROR, "a window that grows by nothing")
             stream.widen(increment)
-            if stream in self._waiting:
+            if self.output.waits(stream):
                 stream.send_more()
             return
         if not increment:
             raise BrokenConnection(ErrorCode.PROTOCOL_ERROR, "a window that grows by nothing")
-        self.window += increment
-        if self.window > MAX_WINDOW:
-            raise BrokenConnection(ErrorCode.FLOW_CONTROL_ERROR, "a window beyond its limit")
-        self._send_more()
+        self.output.widen(increment)
 
     def _take_reset(self, number: int) -> None:
         self._patience.spend()
@@ -377,15 +306,14 @@ class Connection(asyncio.Protocol, Generic[Head]):
             if name == Setting.INITIAL_WINDOW_SIZE:
                 self._change_windows(value)
             elif name == Setting.MAX_FRAME_SIZE:
-                if not MIN_FRAME_BYTES <= value <= MAX_FRAME_BYTES:
-                    raise BrokenConnection(ErrorCode.PROTOCOL_ERROR, f"frames of {value} bytes")
-                self._max_frame = value
+                self.output.limit_frames(value)
             elif name == Setting.HEADER_TABLE_SIZE:
-                self._shrink_table = self._shrink_table or value < DEFAULT_TABLE_BYTES
+                if value < DEFAULT_TABLE_BYTES:
+                    self.output.shrink_table()
             elif name == Setting.ENABLE_PUSH and value > 1:
                 raise BrokenConnection(ErrorCode.PROTOCOL_ERROR, f"a setting of push of {value}")
-        self.write(frames.SETTINGS_ACK)
-        self._send_more()
+        self.output.write(frames.SETTINGS_ACK)
+        self.output.send_more()
 
     def _change_windows(self, size: int) -> None:
         if size > MAX_WINDOW:
@@ -401,29 +329,6 @@ class Connection(asyncio.Protocol, Generic[Head]):
         """Whether the peer has not opened it yet, or never can; of those after a farewell nothing is known."""
         return not number & 1 or (number > self._last_stream and not self._is_leaving)
 
-    # Windows and buffers.
-
-    def _flush(self) -> None:
-        parts, self._unsent = self._unsent, []
-        if self._unsent_bytes > FLUSH_BYTES:
-            self._transport.writelines(parts)
-        elif parts:
-            self._transport.write(b"".join(parts))
-        self._unsent_bytes = 0
-
-    def _send_more(self) -> None:
-        for stream in list(self._waiting):
-            del self._waiting[stream]
-            stream.send_more()
-
-    def _admit(self) -> None:
-        for stream, amount in list(self._reserving.items()):
-            if self._reserved and self._reserved + amount > self._max_reserved:
-                return
-            del self._reserving[stream]
-            self._reserved += amount
-            stream.reserved(amount)
-
     # Ends.
 
     def _abort(self, number: int, code: ErrorCode) -> None:
@@ -431,10 +336,10 @@ class Connection(asyncio.Protocol, Generic[Head]):
         if stream:
             stream.abort(code)
         else:
-            self.write(frames.reset(number, code))
+            self.output.write(frames.reset(number, code))
 
     def _fail(self, code: ErrorCode, message: str) -> None:
-        self.write(frames.goaway(self._last_stream, code, message))
+        self.output.write(frames.goaway(self._last_stream, code, message))
         self.close()
 
     def _break_off(self) -> None:
@@ -447,42 +352,7 @@ class Connection(asyncio.Protocol, Generic[Head]):
 
     def _close(self) -> None:
         if not self._is_closing:
-            self._flush()
+            self.output.close()
             self._is_closing = True
             self._transport.close()  # which waits until all is sent
-            self._end_timer = self._loop.call_later(self.READ_TIMEOUT_S, self._transport.abort)
-
-    # Time.
-
-    def _await_head(self) -> None:
-        self._stop_head_timer()
-        self._head_timer = self._loop.call_later(self.HEAD_TIMEOUT_S, self._close)
-
-    def _stop_head_timer(self) -> None:
-        if self._head_timer:
-            self._head_timer.cancel()
-            self._head_timer = None
-
-    def _await_read(self) -> None:
-        unread_bytes = self._transport.get_write_buffer_size()
-        self._read_timer = self._loop.call_later(self.READ_TIMEOUT_S, self._check_read, unread_bytes)
-
-    def _check_read(self, unread_bytes: int) -> None:
-        if self._transport.get_write_buffer_size() < unread_bytes:
-            self._await_read()
-        else:
-            self.abort()
-
-    def _keep_alive(self) -> None:
-        left_s = self._heard_s + self.KEEPALIVE_S - self._loop.time()
-        if left_s > 0:
-            self._alive_timer = self._loop.call_later(left_s, self._keep_alive)
-        else:
-            self.write(frames.ping(bytes(8)))
-            self._alive_timer = self._loop.call_later(self.KEEPALIVE_TIMEOUT_S, self._check_alive, self._heard_s)
-
-    def _check_alive(self, heard_s: float) -> None:
-        if self._heard_s == heard_s:
-            self.abort()
-        else:
-            self._keep_alive()
+            self._timers.await_end()

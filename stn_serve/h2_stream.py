@@ -55,6 +55,8 @@ class Stream:
         "_drained",
         "_granted",
         "_is_closed",
+        "_output",
+        "_reservations",
         "_room",
         "_stall",
         "_to_send",
@@ -74,6 +76,8 @@ class Stream:
         self.is_ended = is_ended
         """Whether the peer has sent everything."""
         self._connection = connection
+        self._output = connection.output
+        self._reservations = connection.reservations
         self._window = window
         """What the peer lets us send."""
         self._room = WINDOW
@@ -114,12 +118,12 @@ class Stream:
         """The receiver has the message that it wanted."""
         if self._granted:
             granted, self._granted = self._granted, 0
-            self._connection.release(granted)
+            self._reservations.release(granted)
 
     def want(self, missing: int) -> None:
         """The receiver waits for so many bytes more than it has: the peer may send them, window or not."""
         if missing > self._room and not self.is_ended and not self._is_closed:
-            self._connection.reserve(self, missing - self._room)
+            self._reservations.reserve(self, missing - self._room)
 
     def reserved(self, amount: int) -> None:
         """The connection lets more than the window in."""
@@ -128,7 +132,7 @@ class Stream:
 
     def _grant(self, amount: int) -> None:
         self._room += amount
-        self._connection.write(window_update(self.id, amount))
+        self._output.write(window_update(self.id, amount))
 
     # What is sent.
 
@@ -137,16 +141,16 @@ class Stream:
         length = len(data)
         if self._is_closed:
             return
-        connection = self._connection
-        if length > self._window or not connection.takes(length):
+        output = self._output
+        if length > self._window or not output.takes(length):
             self.send_headers(headers)
             self._to_send = memoryview(data)
             self.end(trailers)
             return
         number = self.id
-        headers = connection.first(headers)
-        connection.window -= length
-        connection.write(
+        headers = output.first(headers)
+        output.window -= length
+        output.write(
             b"".join(
                 (
                     head(HEADERS, END_HEADERS, number, len(headers)),
@@ -158,14 +162,14 @@ class Stream:
                 )
             )
         )
-        connection.answered()
+        self._connection.answered()
         self._close()
 
     def send_headers(self, block: bytes) -> None:
         """Before data."""
         if not self._is_closed:
-            block = self._connection.first(block)
-            self._connection.write(head(HEADERS, END_HEADERS, self.id, len(block)) + block)
+            block = self._output.first(block)
+            self._output.write(head(HEADERS, END_HEADERS, self.id, len(block)) + block)
 
     async def send(self, data: bytes) -> None:
         """Return when the next may be sent: when this is on its way."""
@@ -202,22 +206,22 @@ class Stream:
         """As much as the windows allow."""
         if self._is_closed:
             return
-        connection = self._connection
+        output = self._output
         while self._to_send:
-            room = min(len(self._to_send), self._window, connection.room())
+            room = min(len(self._to_send), self._window, output.room())
             if room <= 0:
-                connection.wait(self)
+                output.wait(self)
                 return
-            connection.write(head(DATA, 0, self.id, room), self._to_send[:room])
+            output.write(head(DATA, 0, self.id, room), self._to_send[:room])
             self._to_send = self._to_send[room:]
             self._window -= room
-            connection.window -= room
+            output.window -= room
         if self._drained and not self._drained.done():
             self._drained.set_result(None)
         if self._trailers is not None:
-            block = connection.first(self._trailers)
-            connection.write(head(HEADERS, END_HEADERS | END_STREAM, self.id, len(block)) + block)
-            connection.answered()
+            block = output.first(self._trailers)
+            output.write(head(HEADERS, END_HEADERS | END_STREAM, self.id, len(block)) + block)
+            self._connection.answered()
             self._close()
 
     def widen(self, increment: int) -> None:
@@ -235,7 +239,7 @@ class Stream:
     def abort(self, code: ErrorCode) -> None:
         """Tell the peer that nothing more will come, and the receiver, too."""
         if not self._is_closed:
-            self._connection.write(reset(self.id, code))
+            self._output.write(reset(self.id, code))
             self.break_off()
 
     def break_off(self) -> None:
@@ -250,7 +254,7 @@ class Stream:
         self._is_closed = True
         if not self.is_ended:
             # What it still sends is not waited for.
-            self._connection.write(reset(self.id, ErrorCode.NO_ERROR))
+            self._output.write(reset(self.id, ErrorCode.NO_ERROR))
         if self._stall:
             self._stall.cancel()
         if self._drained and not self._drained.done():

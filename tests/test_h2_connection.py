@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stn_serve import h2_frames as frames
-from stn_serve.h2_connection import Connection
 from stn_serve.h2_frames import ErrorCode
 from stn_serve.h2_patience import Patience
 from stn_serve.h2_stream import WINDOW, Stream
+from stn_serve.h2_timers import Timers
 
 
 def head_of(method: str, *more: tuple[str, str]) -> bytes:
@@ -292,7 +292,7 @@ def test_a_stream_of_answers_waits_for_its_reader() -> None:
 
 def test_who_reads_no_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Stream, "STALL_TIMEOUT_S", 0.2)
-    monkeypatch.setattr(Connection, "READ_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(Timers, "READ_S", 0.2)
 
     async def test(_: Service, port: int) -> None:
         peer = await Peer.connect(port, 10)
@@ -314,9 +314,9 @@ def test_who_reads_no_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_who_says_nothing_is_asked_and_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Connection, "HEAD_TIMEOUT_S", 0.2)
-    monkeypatch.setattr(Connection, "KEEPALIVE_S", 0.3)
-    monkeypatch.setattr(Connection, "KEEPALIVE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(Timers, "HEAD_S", 0.2)
+    monkeypatch.setattr(Timers, "KEEPALIVE_S", 0.3)
+    monkeypatch.setattr(Timers, "ANSWER_S", 0.2)
 
     async def test(_: Service, port: int) -> None:
         for sent in (b"", PREFACE[:10], PREFACE + headers(1, flags=0)):
