@@ -1,8 +1,6 @@
-"""What a gateway adds to a request: the CPU time of its process.
+"""What a gateway adds to a request: the CPU time of its process, before a real Triton.
 
-python -m benchmarks.gateway 127.0.0.1:8001 digits
-
-The Triton is to be running, with the model; the gateway is started here.
+python -m benchmarks.gateway
 """
 
 from __future__ import annotations
@@ -11,6 +9,7 @@ import platform
 import statistics
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import grpc
@@ -19,34 +18,32 @@ import typer
 from tritonclient.grpc import service_pb2
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
+from benchmarks.peers.all import PEERS
+from benchmarks.serving_models import MODELS
 from stn_serve.machine import cpu_seconds
 from stn_serve.server_process import ServerProcess
 
 ROWS = (1, 16)
-REQUESTS, ROUNDS = 50, 5
+REQUESTS, ROUNDS = 500, 5
 RESULTS = Path(__file__).parent / "results" / "gateway.md"
-REPOSITORY = Path(__file__).parents[1] / "model_repository"
 
 
-def main(
-    triton: Annotated[str, typer.Argument(help="Where it speaks gRPC, host:port.")],
-    model: Annotated[str, typer.Argument(help="One that it has loaded.")] = "digits",
-) -> None:
-    """Measure, and write the table.
-
-    For example:
-
-        python -m benchmarks.gateway 127.0.0.1:8001 digits
-    """
-    with ServerProcess(REPOSITORY, "--engine", "triton", "--triton-url", triton) as gateway:
-        stub = _stub(gateway.grpc)
-        lines = [_line(gateway.pid, stub, _request(stub, model, rows)) for rows in ROWS]
+def main(model: Annotated[str, typer.Option(help=f"One of {', '.join(MODELS)}.")] = "digits") -> None:
+    """Measure, and write the table."""
+    with TemporaryDirectory() as folder:
+        workload = MODELS[model](Path(folder))
+        with PEERS["triton"].serve(workload, Path(folder)) as triton:
+            flags = ("--engine", "triton", "--triton-url", triton.addresses["grpc"])
+            with ServerProcess(workload.directory.parent, *flags) as gateway:
+                stub = _stub(gateway.grpc)
+                lines = [_line(gateway.pid, stub, _request(stub, model, rows)) for rows in ROWS]
     RESULTS.write_text(
         f"""# What a gateway adds
 
-`python -m benchmarks.gateway TRITON {model}`, {datetime.now(UTC).date()}, {platform.machine()}. Tensors over gRPC,
-one caller who asks one request after the other: median of {ROUNDS} rounds of {REQUESTS} and the spread between rounds.
-CPU time of the gateway's process, its looks at Triton included, so that others on the machine matter little.
+`python -m benchmarks.gateway --model {model}`, {datetime.now(UTC).date()}, {platform.machine()}. Tensors over gRPC to
+Triton 2.51, one caller who asks one request after the other: median of {ROUNDS} rounds of {REQUESTS} and the spread
+between rounds. CPU time of the gateway's process, its looks at Triton included, so that others on the machine matter
+little.
 
 | request | CPU time |
 |---:|---:|
