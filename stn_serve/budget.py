@@ -23,12 +23,21 @@ class Budget:
         Raises:
             Unavailable: it would be more than the limit, together with what is in work.
         """
-        if self._spent and self._spent + amount > self._limit:
-            raise Unavailable(
-                f"{self._spent} {self._unit} are in work, {amount} more would exceed the {self._limit} allowed"
-            )
-        self._spent += amount
+        self.exchange(0, amount)
         try:
             yield
         finally:
-            self._spent -= amount
+            self.exchange(amount, 0)
+
+    def exchange(self, spent: int, amount: int) -> None:
+        """Spend another amount than before.
+
+        Raises:
+            Unavailable: see `spend`; what was spent before still is.
+        """
+        others = self._spent - spent
+        if amount > spent and others and others + amount > self._limit:
+            raise Unavailable(
+                f"{others} {self._unit} are in work, {amount} more would exceed the {self._limit} allowed"
+            )
+        self._spent = others + amount

@@ -49,7 +49,8 @@ def create_server(
     inference: Inference, control: Control, images: ImagePrediction, max_message_bytes: int, access: Access = OPEN
 ) -> GrpcServer:
     """A server with both services, health and reflection, on no port yet."""
-    server = GrpcServer(max_message_bytes, Admission(access, dict.fromkeys(INFERENCE_METHODS, inference.check_room)))
+    admission = Admission(access, dict.fromkeys(INFERENCE_METHODS, inference.check_room))
+    server = GrpcServer(max_message_bytes, inference.pending, admission)
     services = (*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
     add_GRPCInferenceServiceServicer_to_server(InferenceService(inference, control), server)
     add_ImagePredictionServicer_to_server(ImagePredictionService(images, inference), server)  # type: ignore[no-untyped-call]

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from grpc import StatusCode
 
+from stn_serve.budget import Budget
 from stn_serve.compression import decompress
 from stn_serve.errors import ServingError
 from stn_serve.grpc_context import Aborted, Context
@@ -30,10 +31,12 @@ class Call:
     """Receives what comes on its stream; one of unary requests begins when its message is whole."""
 
     __slots__ = (
+        "_budget",
         "_context",
         "_encoding",
         "_handler",
         "_has_answered",
+        "_held",
         "_is_over",
         "_max_bytes",
         "_more",
@@ -43,13 +46,16 @@ class Call:
         "_timer",
     )
 
-    def __init__(self, stream: Stream, head: Head, handler: Handler, max_message_bytes: int) -> None:
+    def __init__(self, stream: Stream, head: Head, handler: Handler, max_message_bytes: int, budget: Budget) -> None:
         self._stream = stream
         self._handler = handler
         self._context = Context(head)
         self._encoding = head.encoding
         self._max_bytes = max_message_bytes
         self._reader = MessageReader(max_message_bytes)
+        self._budget = budget
+        self._held = 0
+        """What the reader holds, as the budget knows it."""
         self._more: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -73,6 +79,8 @@ class Call:
             self._begin_when_whole()
         else:
             self._wake()
+        if self._reader.held != self._held and not self._is_over:
+            self._hold(self._reader.held)
 
     def broken_off(self) -> None:
         """The caller has gone."""
@@ -92,6 +100,7 @@ class Call:
             while not self._is_over:
                 taken = self._reader.take()
                 if taken:
+                    self._hold(self._reader.held)
                     self._stream.consumed(self._reader.held)
                     return await self._decompressed(*taken)
                 if self._stream.is_ended:
@@ -121,6 +130,14 @@ class Call:
         """End the call: nobody need work on it any more."""
         self._finish(error.grpc_code, str(error))
         self._cancel()
+
+    def _hold(self, amount: int) -> None:
+        """What waits to be whole, or to be read, takes its part of what all callers may keep here."""
+        try:
+            self._budget.exchange(self._held, amount)
+            self._held = amount
+        except ServingError as error:
+            self.fail(error)
 
     # The handler's task.
 
@@ -221,6 +238,8 @@ class Call:
 
     def _end(self) -> None:
         self._is_over = True
+        if self._held:
+            self._hold(0)
         if self._timer:
             self._timer.cancel()
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 
+from stn_serve.budget import Budget
 from stn_serve.grpc_calls import Call, Handler
 from stn_serve.grpc_head import Head, not_grpc, only_trailers, read_head, trailers
 from stn_serve.h2_connection import Connection
@@ -32,8 +33,16 @@ class GrpcServer:
     Calls whose callers have gone, or have no time left, are cancelled. Answers are not compressed, requests may be.
     """
 
-    def __init__(self, max_message_bytes: int, admit: Admit = lambda _: None) -> None:
+    def __init__(self, max_message_bytes: int, pending: Budget, admit: Admit = lambda _: None) -> None:
+        """Serve nothing yet.
+
+        Args:
+            max_message_bytes: Of a request.
+            pending: What requests may hold in memory together until they are whole.
+            admit: Asked before a call is read.
+        """
         self._max_message_bytes = max_message_bytes
+        self._pending = pending
         self._admit = admit
         self._services: list[grpc.GenericRpcHandler] = []
         self._methods: dict[str, Handler] = {}
@@ -117,7 +126,7 @@ class GrpcServer:
         if handler is None:
             stream.end(only_trailers(trailers(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")))
             return NOBODY
-        return Call(stream, head, handler, self._max_message_bytes)
+        return Call(stream, head, handler, self._max_message_bytes, self._pending)
 
     def _find(self, head: Head) -> Handler | None:
         found = self._methods.get(head.method)

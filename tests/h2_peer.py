@@ -15,11 +15,13 @@ from h2.events import DataReceived, Event, ResponseReceived, StreamEnded, Stream
 from h2.exceptions import StreamClosedError
 from h2.settings import SettingCodes
 
+from stn_serve.budget import Budget
 from stn_serve.grpc_context import Context
 from stn_serve.grpc_server import GrpcServer
 from stn_serve.listening import bind
 
 MAX_MESSAGE = 2**20
+MAX_PENDING = 8 * MAX_MESSAGE
 Channel = Any
 """A `grpc.aio.Channel`; its stubs want a type of messages for each method."""
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
@@ -79,7 +81,13 @@ class Service:
         await self.free.wait()
         return str(sum([len(request) async for request in requests])).encode()
 
-    def handlers(self) -> grpc.GenericRpcHandler:
+    def server(self) -> GrpcServer:
+        """One that offers it."""
+        server = GrpcServer(MAX_MESSAGE, Budget(MAX_PENDING, "bytes of requests"))
+        server.add_generic_rpc_handlers([self._handlers()])
+        return server
+
+    def _handlers(self) -> grpc.GenericRpcHandler:
         kinds: dict[str, Callable[..., grpc.RpcMethodHandler[Any, Any]]] = {
             **dict.fromkeys(("echo", "wait", "fail", "crash", "tell"), grpc.unary_unary_rpc_method_handler),
             "count": grpc.unary_stream_rpc_method_handler,
@@ -99,8 +107,8 @@ def connected(port: int) -> Channel:
 @asynccontextmanager
 async def serving() -> AsyncIterator[tuple[Service, int]]:
     """A server for the time of a `with`, which answers to the end."""
-    service, server = Service(), GrpcServer(MAX_MESSAGE)
-    server.add_generic_rpc_handlers([service.handlers()])
+    service = Service()
+    server = service.server()
     with bind("127.0.0.1", 0) as listener:
         await server.start(listener)
         port = listener.getsockname()[1]

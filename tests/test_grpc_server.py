@@ -10,9 +10,8 @@ from typing import Any
 
 import grpc
 import pytest
-from h2_peer import MAX_MESSAGE, Channel, Peer, Service, connected, message, over_grpc, run
+from h2_peer import MAX_MESSAGE, MAX_PENDING, Channel, Peer, Service, connected, message, over_grpc, run
 
-from stn_serve.grpc_server import GrpcServer
 from stn_serve.listening import bind
 
 
@@ -171,8 +170,8 @@ def test_a_stream_that_is_cancelled_ends_its_generator() -> None:
 
 def test_a_stop_answers_what_is_in_flight_and_then_hangs_up() -> None:
     async def scenario() -> None:
-        service, server = Service(), GrpcServer(MAX_MESSAGE)
-        server.add_generic_rpc_handlers([service.handlers()])
+        service = Service()
+        server = service.server()
         with bind("127.0.0.1", 0) as listener:
             await server.start(listener)
             port = listener.getsockname()[1]
@@ -195,8 +194,8 @@ def test_a_stop_answers_what_is_in_flight_and_then_hangs_up() -> None:
 
 def test_a_stop_gives_up_what_takes_too_long() -> None:
     async def scenario() -> None:
-        service, server = Service(), GrpcServer(MAX_MESSAGE)
-        server.add_generic_rpc_handlers([service.handlers()])
+        service = Service()
+        server = service.server()
         with bind("127.0.0.1", 0) as listener:
             await server.start(listener)
             async with connected(listener.getsockname()[1]) as channel:
@@ -236,6 +235,31 @@ def test_calls_that_contradict_the_protocol(name: str) -> None:
         assert (headers["grpc-status"], received) == (code, b"")
         assert headers["grpc-message"].startswith(details)
         await peer.close()
+
+    run(test)
+
+
+def test_messages_that_are_not_whole_take_their_part_of_what_may_be_pending() -> None:
+    async def test(_: Service, port: int) -> None:
+        slow = [await Peer.connect(port) for _ in range(MAX_PENDING // MAX_MESSAGE)]
+        data = message(bytes(MAX_MESSAGE))
+        begun = [(peer, peer.begin("echo")) for peer in slow]
+        for peer, stream in begun:
+            await peer.send(stream, data[:-1], end=False)
+        other = await Peer.connect(port)
+        stream = other.begin("echo")
+        await other.send(stream, data[:1000], end=False)
+        headers, _received, _count = await other.answer(stream)
+        assert headers["grpc-status"] == "14"
+        assert headers["grpc-message"].endswith(f"more would exceed the {MAX_PENDING} allowed")
+        for peer, stream in begun:
+            await peer.send(stream, data[-1:])
+            assert (await peer.answer(stream))[0]["grpc-status"] == "0"
+        stream = other.begin("echo")
+        await other.send(stream, data)
+        assert (await other.answer(stream))[0]["grpc-status"] == "0", "what was held is free again"
+        for peer in (*slow, other):
+            await peer.close()
 
     run(test)
 
