@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from struct import Struct
 
 from stn_serve.errors import PayloadTooLarge, ServingError
@@ -14,21 +13,22 @@ PREFIX_BYTES = _PREFIX.size
 class MessageReader:
     """Collects one call's data until a message is whole."""
 
-    __slots__ = ("_chunks", "_is_compressed", "_length", "_max_bytes", "held")
+    __slots__ = ("_buffer", "_is_compressed", "_length", "_max_bytes")
 
     def __init__(self, max_bytes: int) -> None:
-        self.held = 0
-        """Bytes of messages that nobody has taken yet."""
         self._max_bytes = max_bytes
-        self._chunks: deque[memoryview] = deque()
+        self._buffer = bytearray()
         self._length: int | None = None
         self._is_compressed = False
 
     def add(self, data: memoryview) -> None:
         """More has come; it is copied."""
-        if data:
-            self._chunks.append(memoryview(bytes(data)))
-            self.held += len(data)
+        self._buffer += data
+
+    @property
+    def held(self) -> int:
+        """Bytes of messages that nobody has taken yet."""
+        return len(self._buffer)
 
     @property
     def missing(self) -> int:
@@ -48,7 +48,7 @@ class MessageReader:
             ServingError: its flag is none.
         """
         if self._length is None:
-            if self.held < PREFIX_BYTES:
+            if len(self._buffer) < PREFIX_BYTES:
                 return None
             prefix = self._cut(PREFIX_BYTES)
             if prefix[0] > 1:
@@ -57,7 +57,7 @@ class MessageReader:
             if length > self._max_bytes:
                 raise PayloadTooLarge(f"Received message larger than max ({length} vs. {self._max_bytes})")
             self._length = length
-        if self.held < self._length:
+        if len(self._buffer) < self._length:
             return None
         message = self._cut(self._length)
         self._length = None
@@ -65,16 +65,10 @@ class MessageReader:
 
     def _cut(self, size: int) -> bytes:
         """So many bytes from the front."""
-        self.held -= size
-        parts: list[memoryview] = []
-        while size:
-            chunk = self._chunks.popleft()
-            if len(chunk) > size:
-                self._chunks.appendleft(chunk[size:])
-                chunk = chunk[:size]
-            size -= len(chunk)
-            parts.append(chunk)
-        return b"".join(parts)
+        with memoryview(self._buffer) as view:
+            cut = bytes(view[:size])
+        del self._buffer[:size]
+        return cut
 
 
 def framed(message: bytes) -> bytes:

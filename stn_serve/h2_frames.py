@@ -79,7 +79,10 @@ MAX_CONTROL_BYTES = 64 * 1024
 
 
 class FrameReader:
-    """Cuts what comes into frames; a part of one is kept until the rest is there."""
+    """Cuts what comes into frames; a part of one is kept until the rest is there.
+
+    Not so of DATA, which would be copied for nothing: each part is a frame, and the last one has the flag of its end.
+    """
 
     def __init__(self, max_frame_bytes: int) -> None:
         self._max_frame_bytes = max_frame_bytes
@@ -87,14 +90,21 @@ class FrameReader:
         self._wanted = len(PREFACE)
         """Bytes without which it is no use to look."""
         self._preface_seen = False
+        self._rest_bytes = 0
+        """Of the DATA that has begun, with its flags and stream."""
+        self._rest_of = (0, 0)
 
     def read(self, data: bytes) -> Iterator[Frame]:
-        """The frames that are whole now; a frame is valid until the next one is asked for.
+        """The frames that are there now.
 
         Raises:
             BrokenConnection: no preface, or a frame that is too long, has a wrong length or is where it cannot be.
         """
-        if self._kept or not self._preface_seen:
+        begin = 0
+        if self._rest_bytes:
+            begin = min(self._rest_bytes, len(data))
+            yield self._part(memoryview(data)[:begin])
+        elif self._kept or not self._preface_seen:
             self._kept += data
             if not self._preface_seen and not PREFACE.startswith(self._kept[: len(PREFACE)]):
                 raise BrokenConnection(ErrorCode.PROTOCOL_ERROR, "this port speaks HTTP/2 only")
@@ -102,10 +112,9 @@ class FrameReader:
                 return
             data = bytes(self._kept)
             self._kept.clear()
-        begin = 0
-        if not self._preface_seen:
-            begin = len(PREFACE)
-            self._preface_seen = True
+            if not self._preface_seen:
+                begin = len(PREFACE)
+                self._preface_seen = True
         view, size = memoryview(data), len(data)
         while True:
             self._wanted = HEAD_BYTES
@@ -119,11 +128,22 @@ class FrameReader:
                 self._check(kind, stream, length)
             end = payload + length
             if end > size:
+                if kind == DATA and not flags & PADDED:
+                    self._rest_bytes, self._rest_of = length, (flags, stream)
+                    if payload < size:
+                        yield self._part(view[payload:])
+                    return
                 self._wanted += length
                 break
             yield kind, flags, stream, view[payload:end]
             begin = end
         self._kept += view[begin:]
+
+    def _part(self, payload: memoryview) -> Frame:
+        """The next part of the DATA that has begun."""
+        self._rest_bytes -= len(payload)
+        flags, stream = self._rest_of
+        return DATA, flags & ~END_STREAM if self._rest_bytes else flags, stream, payload
 
     def _check(self, kind: int, stream: int, length: int) -> None:
         limit = MAX_CONTROL_BYTES if kind else self._max_frame_bytes
