@@ -40,8 +40,8 @@ def test_frames_are_found_however_they_are_cut(sent: list[hf.Frame], lengths: li
     read: list[tuple[int, int, bytes, int]] = []
     begun = b""  # of DATA, which comes in parts
     for part in cut(data, lengths):
-        for kind, flags, stream, payload in reader.read(part):
-            begun += bytes(payload)
+        for kind, flags, stream, piece in reader.read(part):
+            begun += piece
             if kind != frames.DATA or flags & frames.END_STREAM or flags & frames.PADDED:
                 read.append((kind, stream, begun, flags))
                 begun = b""
