@@ -131,6 +131,9 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 def test_schedules() -> None:
     step = Training(schedule="step")
     assert [learning_rate_factor(step, p) for p in (0, 0.32, 0.34, 0.99)] == pytest.approx([1, 1, 0.1, 0.01])
+    five = load_recipe("house_numbers_paper").training
+    rates = [five.learning_rate * learning_rate_factor(five, iteration / 400_000) for iteration in (0, 79_999, 80_001)]
+    assert rates == pytest.approx([0.01, 0.01, 0.001])
     cycle = Training(schedule="one_cycle")
     factors = [learning_rate_factor(cycle, p / 1000) for p in range(1001)]
     assert max(factors) == factors[100] == pytest.approx(1)

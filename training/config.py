@@ -40,7 +40,9 @@ class Training:
     """Of SGD. The paper does not name it; the reference Caffe solvers of its time used 0.9."""
     weight_decay: float = 0.0
     schedule: Literal["step", "one_cycle"] = "step"
-    """`step` divides the rate by ten after each third; `one_cycle` climbs for a tenth, then falls to zero by cosine."""
+    """`step` divides the rate by ten after each step; `one_cycle` climbs for a tenth, then falls to zero by cosine."""
+    steps: int = 3
+    """Into how many equal ones `step` divides the training."""
     localization_multiplier: float = 1.0
     """Learning rate of localisation networks against the rest."""
     gradient_clip: float = 0.0
@@ -54,7 +56,7 @@ class Training:
     """bf16 runs convolutions and products in bfloat16; weights, grids and losses stay in float32."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "learning_rate", "evaluations"):
+        for name in ("epochs", "batch_size", "learning_rate", "steps", "evaluations"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}: expected a positive number, got {getattr(self, name)}")
         if not 0 <= self.label_smoothing < 1:

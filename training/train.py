@@ -145,7 +145,7 @@ def build_optimizer(network: Network, training: Training) -> torch.optim.Optimiz
 def learning_rate_factor(training: Training, progress: float) -> float:
     """What the learning rate is multiplied by, `progress` from 0 to 1 through the recipe."""
     if training.schedule == "step":
-        return 0.1 ** int(3 * progress)
+        return 0.1 ** int(training.steps * progress)
     if progress < WARM_UP:
         return 0.02 + 0.98 * progress / WARM_UP
     return (1 + cos(pi * (progress - WARM_UP) / (1 - WARM_UP))) / 2
