@@ -27,6 +27,7 @@ class Served:
 def start(repository: Path, *flags: str) -> Served:
     """Start a server on free ports and wait until it is ready."""
     ready_file = repository / "ready.json"
+    ready_file.unlink(missing_ok=True)  # of a server before
     command = [sys.executable, "-m", "stn_serve", "serve", "--model-repository", str(repository), *FREE_PORTS, *flags]
     process = subprocess.Popen(
         [*command, "--ready-file", str(ready_file)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

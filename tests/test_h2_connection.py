@@ -9,6 +9,7 @@ import resource
 import hpack
 import hyperframe.frame as hf
 import pytest
+from h2.settings import SettingCodes
 from h2_peer import HEADERS, PREFACE, Peer, Service, connected, hang_up, message, run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -208,6 +209,23 @@ def test_an_answer_keeps_to_its_readers_window(window: int) -> None:
         fields, received, count = await peer.answer(stream, credit=max(window // 2, 1))
         assert (len(received), fields["grpc-status"]) == (5 + size, "0")
         assert count >= size // window
+        await peer.close()
+
+    run(test)
+
+
+def test_a_peer_that_wants_no_table_of_headers_is_told_that_there_is_none() -> None:
+    async def test(_: Service, port: int) -> None:
+        peer = await Peer.connect(port)
+        await peer.events()  # the library knows the server's settings
+        peer.h2.update_settings({SettingCodes.HEADER_TABLE_SIZE: 0})
+        for _each in range(2):
+            stream = peer.begin("echo")
+            await peer.send(stream, message(b"x"))
+            # It insists on being told, at the begin of the first headers after its change.
+            fields, received, _count = await peer.answer(stream)
+            assert (fields["grpc-status"], received) == ("0", message(b"x"))
+        assert peer.h2.decoder.header_table_size == 0
         await peer.close()
 
     run(test)

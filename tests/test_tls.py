@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 import ssl
 import subprocess
 import time
@@ -30,10 +32,10 @@ class Secure:
         self.cert, self.key, self.ca = directory / "cert.pem", directory / "key.pem", directory / "ca.pem"
         self.ca.write_bytes(self.client[0].read_bytes())
         self.use(*self.first)
-        repository = directory / "models"
-        publish_vision(repository)
-        files = ("--tls-cert", str(self.cert), "--tls-key", str(self.key), "--tls-client-ca", str(self.ca))
-        self.served: Served = start(repository, *files)
+        self.repository = directory / "models"
+        publish_vision(self.repository)
+        self.files = ("--tls-cert", str(self.cert), "--tls-key", str(self.key), "--tls-client-ca", str(self.ca))
+        self.served: Served = start(self.repository, *self.files)
 
     def use(self, cert: Path, key: Path) -> None:
         self.cert.write_bytes(cert.read_bytes())
@@ -161,3 +163,35 @@ def test_certificates_that_cannot_be_used_end_the_start(tmp_path: Path) -> None:
         assert result.stderr.startswith("stn: error: ")
         assert message in result.stderr
         assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("spoken", ["http/1.1", None])
+def test_the_grpc_port_hangs_up_on_tls_that_does_not_agree_on_http2(secure: Secure, spoken: str | None) -> None:
+    context = ssl.create_default_context(cafile=secure.first[0])
+    context.load_cert_chain(*secure.client)
+    if spoken:
+        context.set_alpn_protocols([spoken])
+    host, _, port = secure.served.grpc.rpartition(":")
+    with (
+        socket.create_connection((host, int(port)), timeout=10) as plain,
+        contextlib.suppress(ssl.SSLError),
+        context.wrap_socket(plain, server_hostname="localhost") as caller,
+    ):
+        assert caller.recv(1) == b""
+    assert secure.ask(secure.addresses()[0], secure.first[0]) == "bright", "others are served"
+
+
+def test_workers_speak_tls_and_survive_those_that_do_not(secure: Secure) -> None:
+    stop(secure.served)
+    secure.served = start(secure.repository, *secure.files, "--workers", "2")
+    for address in (secure.served.grpc, secure.served.http):
+        host, _, port = address.rpartition(":")
+        for _ in range(4):
+            with socket.create_connection((host, int(port)), timeout=10) as stranger:
+                stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
+                with contextlib.suppress(ConnectionResetError):
+                    while stranger.recv(100):
+                        pass
+    for address in secure.addresses():
+        for _ in range(4):
+            assert secure.ask(address, secure.first[0]) == "bright"
