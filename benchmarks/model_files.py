@@ -18,6 +18,7 @@ import torch
 
 from export.onnx_export import export_onnx
 from export.parity_cases import Images
+from export.pixel_sampling import sample_by_pixel
 from export.quantization import quantize
 from stn_serve.repository import read_config
 from stn_serve.signature import metadata_of_config
@@ -71,6 +72,8 @@ class Subject:
         export_onnx(self.network(), self.labels, made["fp32"])
         images = self.images(max(1, CALIBRATION_VALUES // int(np.prod(self.input_size))))
         quantize(made["fp32"], made["int8"], images[:64], judge=lambda _: 100.0, allowed_points=0.0)
+        for path in made.values():
+            sample_by_pixel(path)
         if self.shipped:
             shutil.copy(self.shipped, made["fp32"])
         return made

@@ -20,11 +20,14 @@ def _full_size(folder: Path) -> Workload:
     """Untrained: what it computes is as much."""
     from benchmarks.model_files import paper
     from export.onnx_export import export_onnx
+    from export.pixel_sampling import sample_by_pixel
     from export.repository import draft
 
     multi = paper()["multi"]
     with draft(folder, FULL_SIZE) as drafted:
-        contract = export_onnx(multi.network(), multi.labels, drafted.version_directory / "model.onnx")
+        file = drafted.version_directory / "model.onnx"
+        contract = export_onnx(multi.network(), multi.labels, file)
+        sample_by_pixel(file)
         drafted.configure(contract, multi.max_batch_size)
         published = drafted.publish()
     return Workload(FULL_SIZE, published.parent)

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from export.parity_cases import Array, Case, Images, parity_cases
+from export.pixel_sampling import sampled
 from export.sampler_calls import SamplerCalls
 from training.models.network import Network
 
@@ -65,9 +66,8 @@ def worst_crop(case: Case) -> WorstCrop | None:
 
 
 def _expose_crops(graph: onnx.GraphProto) -> None:
-    for node in graph.node:
-        if node.op_type == "GridSample":
-            graph.output.append(onnx.helper.make_empty_tensor_value_info(node.output[0]))
+    for name in sampled(graph):
+        graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
 
 
 def _flat(crops: Array) -> Array:

@@ -18,6 +18,7 @@ from export.onnx_export import export_onnx
 from export.parity import TOLERANCES, ParityError, ParityReport, Precision, measure_parity
 from export.parity_cases import Entry
 from export.parity_picture import draw_worst
+from export.pixel_sampling import sample_by_pixel
 from export.provenance import provenance
 from export.quantization import Quantization, quantize
 from export.repository import draft
@@ -122,6 +123,9 @@ def publish(
         candidate = Entry(entry.directory, entry.version, on_this_machine(config))
         with _twin(candidate) as fp32:
             quantization = _write(source, precision, candidate, fp32)
+            if target.engine == "cpu":
+                sample_by_pixel(fp32.file)
+                sample_by_pixel(candidate.file)
             parity = _prove(source, candidate, precision, console)
             measurement = _measure(source, candidate, fp32, precision, console)
         facts = {

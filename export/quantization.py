@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from export.parity_cases import Images
+from export.pixel_sampling import content, samples
 
 QUANTIZED = ("Conv", "Gemm", "MatMul")
 """Operators with integer kernels that pay; what lies between them (`PASSED`) stays integer as well."""
@@ -105,14 +106,14 @@ def quantizable(graph: onnx.GraphProto) -> list[str]:
 def transformer_nodes(graph: onnx.GraphProto) -> set[str]:
     """Names of the nodes that find out where to look, and that sample there.
 
-    What the answer is read from leads back through the sampled maps of a `GridSample`, never through its grid: all that
-    is not on such a way is localisation or grid.
+    What the answer is read from leads back through what samplers sample, never through their grids: all that is not on
+    such a way is localisation or grid.
     """
     read = {output.name for output in graph.output if output.name != "theta"}
     for node in reversed(graph.node):
         if read & set(node.output):
-            read |= set(node.input[:1] if node.op_type == "GridSample" else node.input)
-    return {node.name for node in graph.node if node.op_type == "GridSample" or not read & set(node.output)}
+            read |= content(node)
+    return {node.name for node in graph.node if samples(node) or not read & set(node.output)}
 
 
 def _harm(source: Path, model: onnx.ModelProto, calibration: Images, layer: str, judge: Judge) -> float:

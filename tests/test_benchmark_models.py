@@ -13,6 +13,7 @@ from benchmarks.model_files import named
 from benchmarks.model_report import ENGINES, draw, render
 from benchmarks.operators import by_operator, profile, transformer_percent
 from export.onnx_export import export_onnx
+from export.pixel_sampling import sample_by_pixel
 from export.quantization import transformer_nodes
 from training.checkpoint import build_network
 from training.config import load_recipe
@@ -43,6 +44,22 @@ def test_what_belongs_to_transformers_is_what_the_network_says(multi: Path) -> N
     assert weights_of(graph, looking) == {"placed"}
     assert weights_of(graph, {node.name for node in graph.node} - looking) == {"stages", "reader"}
     assert sum(node.op_type == "GridSample" for node in graph.node if node.name in looking) == 4
+
+
+def test_what_samples_by_pixel_belongs_to_transformers_as_well(tmp_path: Path) -> None:
+    wide = load_recipe("house_numbers_paper", [*SMALL, "model.width=0.35"])
+    path = tmp_path / "wide.onnx"
+    export_onnx(build_network(wide, (3, 32, 32), 11).eval(), [str(label) for label in range(11)], path)
+    looked = transformer_nodes(onnx.load(path).graph)
+    assert sample_by_pixel(path) == 3
+    graph = onnx.load(path).graph
+    looking = transformer_nodes(graph)
+    assert weights_of(graph, looking) == {"placed"}
+    assert weights_of(graph, {node.name for node in graph.node} - looking) == {"stages", "reader"}
+    assert looked <= looking
+    times = profile(path, {"image": np.zeros((1, 32, 32, 3), np.uint8)}, threads=1, runs=1)
+    assert {"GridSample", "GatherND"} <= {node.operator for node in times if node.transforms}
+    assert not {"Conv"} & {node.operator for node in times if node.transforms}
 
 
 def test_a_cascade_that_samples_the_image_belongs_to_its_transformers_whole() -> None:

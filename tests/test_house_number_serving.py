@@ -7,11 +7,13 @@ from math import prod
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from PIL import Image
 
 from export.publishing import export_checkpoint
+from export.targets import Target
 from stn_serve import Client
 from stn_serve.server_process import ServerProcess
 from training.checkpoint import Checkpoint, build_network, load_checkpoint, save_checkpoint
@@ -21,7 +23,7 @@ from training.train import load_data
 SMALL = ["data.size=32", "data.handwriting=scikit-learn", "data.train_images=64", "data.test_images=16"]
 NETWORKS = {
     "single": ["model.transformers=single", "model.width=0.1"],
-    "multi": ["model.transformers=multi", "model.width=0.1"],
+    "multi": ["model.transformers=multi", "model.width=0.35"],
     "modern": ["model.network=modern", "model.width=0.2"],
 }
 
@@ -104,3 +106,14 @@ def test_a_number_of_no_digits_is_an_empty_text(checkpoints: dict[str, Path], tm
         prediction = client.predict(Image.new("RGB", (40, 30), "gray"), model="null")
     assert prediction.label == ""
     assert prediction.probability > 0.99
+
+
+def samplers(file: Path) -> int:
+    return sum(node.op_type == "GridSample" for node in onnx.load(file).graph.node)
+
+
+def test_feature_maps_are_sampled_by_pixel_on_cpus_alone(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    for engine, expected in (("cpu", 1), ("cuda", 4)):
+        published = export_checkpoint(checkpoints["multi"], tmp_path, engine, target=Target.parse(engine))
+        assert samplers(published.path / "model.onnx") == expected, "one of the four samples the image"
+        assert (published.path / "parity.png").exists()

@@ -165,6 +165,25 @@ def test_gradients(mode: Mode, padding: Padding) -> None:
     assert torch.autograd.gradcheck(lambda i, g: module(i, g, grid_is_finite=True), (image, grid))
 
 
+@pytest.mark.parametrize("size", [(6, 5), (3, 6, 5)])
+def test_the_gradient_has_the_layout_of_the_images(size: tuple[int, ...]) -> None:
+    layout = torch.channels_last if len(size) == 2 else torch.channels_last_3d
+    grid = identity_grid(*size).repeat(2, *([1] * (len(size) + 1))) * 0.7
+    planes = torch.randn(2, 4, *size, requires_grad=True)
+    pixels = planes.detach().clone(memory_format=layout).requires_grad_()
+    weights = torch.randn(2, 4, *size)
+    layouts: list[bool] = []
+    for images in (planes, pixels):
+        # Something before it, for the gradient to go on to: what a leaf gathers has the leaf's own layout anyhow.
+        before = images * 2
+        before.register_hook(lambda gradient: layouts.append(gradient.is_contiguous(memory_format=layout)))
+        (Sampler()(before, grid) * weights).sum().backward()
+    assert layouts == [False, True]
+    assert planes.grad is not None
+    assert pixels.grad is not None
+    torch.testing.assert_close(pixels.grad, planes.grad, rtol=0, atol=1e-6)
+
+
 def test_gradient_at_integers_is_the_right_difference() -> None:
     image = torch.tensor([0.0, 1, 4, 9, 16]).reshape(1, 1, 1, 5)
     grid = identity_grid(1, 5).requires_grad_()

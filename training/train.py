@@ -103,16 +103,21 @@ def training_step(
     network: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, targets: Tensor, training: Training
 ) -> Tensor:
     """One step of gradient descent; the loss of the batch before it."""
-    images = images.contiguous(memory_format=torch.channels_last)
-    with autocast(images.device, training):
-        logits, _ = network(images)
-    loss = F.cross_entropy(logits.float().movedim(-1, 1), targets, label_smoothing=training.label_smoothing)
+    loss = loss_of(network, images, targets, training)
     optimizer.zero_grad()
     loss.backward()
     if training.gradient_clip:
         nn.utils.clip_grad_norm_(network.parameters(), training.gradient_clip)
     optimizer.step()
     return loss
+
+
+def loss_of(network: nn.Module, images: Tensor, targets: Tensor, training: Training) -> Tensor:
+    """The mean cross entropy of a batch; of sequences over all positions."""
+    images = images.contiguous(memory_format=torch.channels_last)
+    with autocast(images.device, training):
+        logits, _ = network(images)
+    return F.cross_entropy(logits.float().movedim(-1, 1), targets, label_smoothing=training.label_smoothing)
 
 
 def load_data(recipe: Recipe, device: torch.device) -> DataSet:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from math import isfinite
 from typing import Literal, get_args
 
@@ -66,7 +67,7 @@ class Sampler(nn.Module):
         if self.mode == "nearest":
             grid = _round_half_up(grid, images.shape[2:])
         precise = images.to(torch.promote_types(images.dtype, torch.float32))
-        sampled = self._sample(precise, grid.to(precise.dtype))
+        sampled = self._sample(_planes(precise), grid.to(precise.dtype))
         return _average(sampled, self.supersample).to(images.dtype)
 
     def _sample(self, images: Tensor, grid: Tensor) -> Tensor:
@@ -83,6 +84,20 @@ class Sampler(nn.Module):
 def finite_grid(grid: Tensor) -> Tensor:
     """The grid with non-finite coordinates moved to the centre, and far ones clamped."""
     return torch.where(torch.isfinite(grid), grid, 0.0).clamp(-PARAMETER_BOUND, PARAMETER_BOUND)
+
+
+def _planes(images: Tensor) -> Tensor:
+    """Channel after channel, as torch samples; the gradient comes back in the layout of the images.
+
+    torch returns it in planes: under images that are `channels_last` every layer before would then work across two
+    layouts, max-pooling several times as slowly.
+    """
+    planes = images.contiguous()
+    layout = torch.channels_last if images.dim() == 4 else torch.channels_last_3d
+    is_other = planes is not images and images.is_contiguous(memory_format=layout)
+    if is_other and planes.requires_grad and not torch.compiler.is_compiling():
+        planes.register_hook(partial(Tensor.contiguous, memory_format=layout))
+    return planes
 
 
 def _round_half_up(grid: Tensor, input_size: torch.Size) -> Tensor:
