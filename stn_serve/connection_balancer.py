@@ -17,8 +17,10 @@ logger = logging.getLogger(__name__)
 
 BACKLOG = 2048
 """Connections that may wait to be accepted."""
-PAUSE_S = 0.01
-"""Before another try, where no worker takes a connection or no file descriptor is left for it."""
+FULL_PAUSE_S = 0.01
+"""Before another try, where no worker takes a connection: each has hundreds that it has not looked at."""
+FAILED_PAUSE_S = 1.0
+"""Where none can be accepted: no file descriptor is left."""
 
 
 class ConnectionBalancer:
@@ -47,11 +49,11 @@ class ConnectionBalancer:
                 connection, _ = await loop.sock_accept(listener)
             except OSError as error:
                 logger.warning("a connection could not be accepted: %s", error)
-                await asyncio.sleep(PAUSE_S)
+                await asyncio.sleep(FAILED_PAUSE_S)
                 continue
             with connection:
                 while self._workers() and not self._hand_over(protocol, connection):
-                    await asyncio.sleep(PAUSE_S)
+                    await asyncio.sleep(FULL_PAUSE_S)
 
     def _hand_over(self, protocol: str, connection: socket.socket) -> bool:
         """To one that reports, if there is such a one, and of those to the one with fewest connections."""
