@@ -7,6 +7,7 @@ all fall on one of two workers every fourth time, and stay there for as long as 
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import socket
 from collections.abc import Callable, Collection, Mapping
@@ -19,8 +20,9 @@ BACKLOG = 2048
 """Connections that may wait to be accepted."""
 FULL_PAUSE_S = 0.01
 """Before another try, where no worker takes a connection: each has hundreds that it has not looked at."""
-FAILED_PAUSE_S = 1.0
-"""Where none can be accepted: no file descriptor is left."""
+EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+EXHAUSTED_PAUSE_S = 1.0
+"""Before another try, where the process or the machine has no room for a connection."""
 
 
 class ConnectionBalancer:
@@ -47,9 +49,10 @@ class ConnectionBalancer:
         while True:
             try:
                 connection, _ = await loop.sock_accept(listener)
-            except OSError as error:
-                logger.warning("a connection could not be accepted: %s", error)
-                await asyncio.sleep(FAILED_PAUSE_S)
+            except OSError as error:  # or its caller has gone already
+                if error.errno in EXHAUSTED:
+                    logger.warning("connections cannot be accepted at the moment: %s", error)
+                    await asyncio.sleep(EXHAUSTED_PAUSE_S)
                 continue
             with connection:
                 while self._workers() and not self._hand_over(protocol, connection):

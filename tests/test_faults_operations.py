@@ -14,11 +14,13 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pytest
 import tritonclient.grpc
 from onnx_models import publish_ident, publish_slow, publish_vision
 from served import Served, running, start, stop
 
 from stn_serve import Client
+from stn_serve.errors import ServingError
 
 ROOT = Path(__file__).parents[1]
 WHITE = np.full((20, 40), 255, np.uint8)
@@ -59,6 +61,21 @@ def test_out_of_file_descriptors(tmp_path: Path) -> None:
                 with contextlib.suppress(Exception), Client(address, retries=0, timeout_s=5) as after:
                     answered[address] = after.predict(WHITE).label == "bright"
         assert all(answered.values()), answered
+
+
+def test_a_supervisor_out_of_file_descriptors_goes_on_when_there_are_some(tmp_path: Path) -> None:
+    publish_vision(tmp_path)
+    with running(tmp_path, "--workers", "2") as served, Client(served.grpc) as before:
+        assert before.predict(WHITE).label == "bright"
+        limits = resource.prlimit(served.process.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(served.process.pid, resource.RLIMIT_NOFILE, (3, limits[1]))  # those below are taken
+        url = f"http://{served.http}"  # channels of gRPC to one address share a connection
+        with Client(url, retries=0, timeout_s=1) as refused, pytest.raises(ServingError):
+            refused.predict(WHITE)
+        assert before.predict(WHITE).label == "bright", "who is connected is served on"
+        resource.prlimit(served.process.pid, resource.RLIMIT_NOFILE, limits)
+        with Client(url, timeout_s=20) as after:
+            assert after.predict(WHITE).label == "bright"
 
 
 def test_callers_that_never_read_their_answers_cost_little(tmp_path: Path) -> None:
