@@ -29,7 +29,7 @@ WHITE = np.full((20, 40), 255, np.uint8)
 TWO = ("--workers", "2")
 EXPLICIT = (*TWO, "--model-control-mode", "explicit", "--load-model", "*", "--allow-log-settings")
 CONNECTIONS = 12
-"""So many that each of two workers has some, but for once in thousands of times."""
+"""So many that each of two workers has some."""
 
 
 @pytest.fixture(scope="module")
