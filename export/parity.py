@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import inf
 from pathlib import Path
 from typing import Literal
@@ -55,18 +55,19 @@ class Tolerance:
     """How much less of the validation set may be right, in percentage points."""
 
 
+_EXACT = Tolerance(
+    error=1e-5,
+    deep_error=1e-4,
+    led_error=1e-3,
+    theta_error=1e-5,
+    displacement_px=1e-2,
+    led_theta_error=1e-5,
+    led_displacement_px=1e-2,
+    top_class_agreement=1.0,
+    accuracy_points=0.02,
+)
 TOLERANCES: dict[Precision, Tolerance] = {
-    "fp32": Tolerance(
-        error=1e-5,
-        deep_error=1e-4,
-        led_error=1e-3,
-        theta_error=1e-5,
-        displacement_px=1e-2,
-        led_theta_error=1e-5,
-        led_displacement_px=1e-2,
-        top_class_agreement=1.0,
-        accuracy_points=0.02,
-    ),
+    "fp32": _EXACT,
     "fp16": Tolerance(
         error=1e-2,
         deep_error=1e-2,
@@ -78,17 +79,7 @@ TOLERANCES: dict[Precision, Tolerance] = {
         top_class_agreement=0.0,
         accuracy_points=0.1,
     ),
-    "fp16-weights": Tolerance(
-        error=1e-5,
-        deep_error=1e-4,
-        led_error=1e-3,
-        theta_error=1e-5,
-        displacement_px=1e-2,
-        led_theta_error=1e-5,
-        led_displacement_px=1e-2,
-        top_class_agreement=1.0,
-        accuracy_points=0.1,
-    ),
+    "fp16-weights": replace(_EXACT, accuracy_points=0.1),
     "int8": Tolerance(
         error=0.25,
         deep_error=0.25,
