@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import shutil
+import threading
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -67,6 +67,11 @@ async def infer(served: ServedModel, tensors: InferRequest) -> None:
         await request.infer(tensors)
 
 
+def native_threads() -> int:
+    """Those of ONNX Runtime: a busy machine may need one more of Python's."""
+    return len(list(Path("/proc/self/task").iterdir())) - threading.active_count()
+
+
 def test_a_replaced_version_is_freed_with_its_threads(repository: Path) -> None:
     async def replace() -> None:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
@@ -74,7 +79,7 @@ def test_a_replaced_version_is_freed_with_its_threads(repository: Path) -> None:
         await infer(registry.find("ident"), ident_request())
         await registry.look()
         await registry.load_model("ident")  # as it is: what loads has its thread now
-        threads = os.listdir("/proc/self/task")  # noqa: PTH208 - names, not paths
+        threads = native_threads()
         old = registry.find("ident")
         with pytest.raises(InvalidRequest):
             await infer(old, ident_request(size=8))
@@ -88,7 +93,7 @@ def test_a_replaced_version_is_freed_with_its_threads(repository: Path) -> None:
         await calm(registry)
         await infer(registry.find("ident"), ident_request())
         async with asyncio.timeout(10):  # a worker thread of the load may hold its arguments for a moment longer
-            while session() or batcher() or len(os.listdir("/proc/self/task")) > len(threads):  # noqa: PTH208
+            while session() or batcher() or native_threads() > threads:
                 await asyncio.sleep(0.01)
         await registry.close()
 
