@@ -18,10 +18,17 @@ TRIM_THRESHOLD_BYTES = 128 * 2**20
 """Free memory at the heap's end that is kept rather than given back."""
 TOP_PAD_BYTES = 16 * 2**20
 """By how much the heap grows at least."""
-ARENAS = 1
-"""All threads allocate from one heap, because only that one's end can be given back: in the arena of a thread that has
-loaded a model, what the model took stays, 16 MB for the digits, and the next thread that loads may have another arena.
-Threads hardly meet in it: Python's take turns, and ONNX Runtime's have an allocator of their own for tensors."""
+
+
+def use_one_heap() -> None:
+    """Let all threads allocate from one heap; to be called before any is started, so before numpy is imported.
+
+    Only that heap's end can be given back. In the arena of a thread that has loaded a model, what the model took stays,
+    16 MB for the digits, and the next thread that loads may have another arena. Threads hardly meet in the one heap:
+    Python's take turns, and ONNX Runtime's have an allocator of their own for tensors.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
 
 
 def return_freed_memory() -> None:
@@ -37,7 +44,6 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):
         return False
     wanted = (
-        (M_ARENA_MAX, ARENAS),
         (M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES),
         (M_TRIM_THRESHOLD, TRIM_THRESHOLD_BYTES),
         (M_TOP_PAD, TOP_PAD_BYTES),

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+# ruff: noqa: E402 - threads that libraries start when they are imported would have heaps of their own
+from stn_serve.malloc import use_one_heap
+
+use_one_heap()
+
 import inspect
 import logging
 from collections.abc import Sequence

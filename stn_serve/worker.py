@@ -6,6 +6,11 @@ Connections come over the socket pair DOOR. When the supervisor is gone, or on S
 
 from __future__ import annotations
 
+# ruff: noqa: E402 - threads that libraries start when they are imported would have heaps of their own
+from stn_serve.malloc import use_one_heap
+
+use_one_heap()
+
 import asyncio
 import contextlib
 import socket
