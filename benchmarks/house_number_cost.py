@@ -51,8 +51,13 @@ def measure_costs(device: torch.device, rounds: int) -> list[Cost]:
         steps = {name: _step(network, training, device) for name, network in networks.items()}
         costs.append(_cost(f"forward + backward, {precision}", steps, rounds, hardware(device)))
     with TemporaryDirectory() as folder:
-        sessions = {name: _session(network, Path(folder) / f"{name}.onnx") for name, network in networks.items()}
-        costs.append(_cost("ONNX Runtime, fp32", sessions, rounds, hardware(torch.device("cpu"))))
+        files = {name: Path(folder) / f"{name}.onnx" for name in networks}
+        for name, network in networks.items():
+            export_onnx(copy.deepcopy(network).eval(), LABELS, files[name])
+        where = hardware(torch.device("cpu"))
+        costs.append(_cost("ONNX Runtime, fp32, GridSample alone", _sessions(files), rounds, where))
+        sample_by_pixel(files["multi"])
+        costs.append(_cost("ONNX Runtime, fp32", _sessions(files), rounds, where))
     return costs
 
 
@@ -77,9 +82,11 @@ def _step(network: Network, training: Training, device: torch.device) -> Callabl
     return step
 
 
-def _session(network: Network, path: Path) -> Callable[[], None]:
-    export_onnx(copy.deepcopy(network).eval(), LABELS, path)
-    sample_by_pixel(path)
+def _sessions(files: dict[str, Path]) -> dict[str, Callable[[], None]]:
+    return {name: _session(path) for name, path in files.items()}
+
+
+def _session(path: Path) -> Callable[[], None]:
     session = load(path, torch.get_num_threads())
     feed = {"image": np.random.default_rng(0).integers(0, 256, (BATCH, SIZE, SIZE, 3), np.uint8)}
     return lambda: session.run(None, feed)

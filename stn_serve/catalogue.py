@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from itertools import islice
 
 from stn_serve.errors import InvalidRequest, NotFound
@@ -94,7 +93,7 @@ class Catalogue(ABC):
     def find(self, name: str, version: str = "") -> ServedModel:
         """A version that is ready; of none in particular, the newest.
 
-        It may be gone after the next `await`: whoever works with it for longer takes `use`.
+        It may be gone after the next `await`: whoever works with it for longer does so `with` its `users`.
 
         Raises:
             NotFound: no such model or version, or it is not ready.
@@ -112,13 +111,6 @@ class Catalogue(ABC):
         if served is None:
             raise NotFound(f"{unknown} version {version} is not found")
         return served
-
-    @contextmanager
-    def use(self, name: str, version: str = "") -> Iterator[ServedModel]:
-        """As `find`, for the time of a `with`: what is found stays whole until then."""
-        served = self.find(name, version)
-        with served.users:
-            yield served
 
     def find_all(self, name: str) -> list[ServedModel]:
         """Every version of a model that is ready, oldest first.

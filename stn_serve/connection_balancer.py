@@ -12,12 +12,11 @@ import logging
 import socket
 from collections.abc import Callable, Collection, Mapping
 
+from stn_serve.listening import BACKLOG
 from stn_serve.worker_process import WorkerProcess
 
 logger = logging.getLogger(__name__)
 
-BACKLOG = 2048
-"""Connections that may wait to be accepted."""
 FULL_PAUSE_S = 0.01
 """Before another try, where no worker takes a connection: each has hundreds that it has not looked at."""
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)

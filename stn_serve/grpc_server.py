@@ -15,9 +15,8 @@ from stn_serve.grpc_calls import Call, Handler
 from stn_serve.grpc_head import Head, not_grpc, only_trailers, read_head, trailers
 from stn_serve.h2_connection import Connection
 from stn_serve.h2_stream import NOBODY, Receiver, Stream
+from stn_serve.listening import BACKLOG
 
-BACKLOG = 2048
-"""Connections that may wait to be accepted."""
 RESERVED_MESSAGES = 2
 """Messages of the largest size that one caller may send at the same time."""
 ABANDON_AFTER_S = 0.5

@@ -11,6 +11,9 @@ from pathlib import Path
 
 from stn_serve.errors import ConfigurationError
 
+BACKLOG = 2048
+"""Connections that may wait to be accepted."""
+
 
 @dataclass(frozen=True, slots=True)
 class Addresses:

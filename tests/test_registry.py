@@ -104,7 +104,8 @@ def test_a_replaced_version_is_freed_with_its_threads(repository: Path) -> None:
 def test_what_a_request_has_found_stays_whole_until_it_is_answered(repository: Path) -> None:
     async def outlive() -> None:
         registry = ModelRegistry.load(repository, "explicit")
-        with registry.use("ident") as served:
+        served = registry.find("ident")
+        with served.users:
             await registry.unload_model("ident")
             await asyncio.sleep(0.05)
             with pytest.raises(NotFound, match="no available versions"):
@@ -223,7 +224,8 @@ def test_a_model_that_runs_long_holds_up_neither_loads_nor_other_models(tmp_path
         registry = ModelRegistry.load(tmp_path, "explicit")
 
         async def ask() -> None:
-            with registry.use("slow") as served:
+            served = registry.find("slow")
+            with served.users:
                 await infer(served, slow_request())
 
         asked = asyncio.create_task(ask())
