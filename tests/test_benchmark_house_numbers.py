@@ -7,18 +7,29 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.house_number_cost import Cost
-from benchmarks.house_numbers import BY_WORTH, CROPS, MODELS, Result, Style, markdown, recipe
+from benchmarks.house_numbers import BY_WORTH, CROPS, MODELS, Cell, Result, Style, markdown
 
 
 @pytest.mark.parametrize("style", ["ours", "paper"])
 @pytest.mark.parametrize("size", CROPS)
 def test_cells_of_a_column_differ_in_their_transformers_alone(size: int, style: Style) -> None:
-    cnn, *others = [recipe(size, model, style, "composed", seed=1, epochs=3) for model in MODELS]
+    cells = (Cell(source="composed", style=style, size=size, model=model, epochs=3, seed=1) for model in MODELS)
+    cnn, *others = [cell.recipe() for cell in cells]
     assert (cnn.data.size, cnn.data.crop) == (size, CROPS[size])  # type: ignore[union-attr]
     for other in others:
         assert other.model != cnn.model
         assert replace(other, model=cnn.model) == cnn
         assert replace(other.model, transformers="none") == cnn.model  # type: ignore[arg-type]
+
+
+def test_large_images_begin_with_what_was_learned_on_small_ones() -> None:
+    large = Cell(source="composed", style="ours", size=128, model="multi", epochs=10, seed=2)
+    small = large.begins_with
+    assert small is not None
+    assert (small.size, small.model, small.seed) == (64, "cnn", 2)
+    assert small.begins_with is None
+    assert large.recipe().training.warm_start == f"{small.directory}/checkpoint.pt"
+    assert replace(large, style="paper").begins_with is None
 
 
 def test_every_cell_has_its_turn() -> None:

@@ -143,3 +143,33 @@ def test_sides_must_halve_four_times() -> None:
     for network in ("paper", "modern"):
         with pytest.raises(ValueError, match=r"input_size: expected sides that are multiples of 16"):
             small("none", network, side=40)
+
+
+@pytest.mark.parametrize("transformers", ["none", "multi"])
+def test_a_network_for_larger_images_begins_with_the_convolutions_of_one_for_small_ones(transformers: str) -> None:
+    learned, larger = small("none"), small(transformers, side=64)
+    assert isinstance(learned, HouseNumberNetwork)
+    assert isinstance(larger, HouseNumberNetwork)
+    with torch.no_grad():
+        for weight in learned.parameters():
+            weight.add_(0.1)
+    before = larger.state_dict(keep_vars=False)
+    untouched = {name: value.clone() for name, value in before.items() if not name.startswith("stages.")}
+    larger.adopt(learned)
+    maps = torch.rand(1, 3, 64, 64)
+    for ours, theirs in zip(larger.stages, learned.stages, strict=True):
+        maps, expected = ours(maps), theirs(maps)
+        assert torch.equal(maps, expected)
+    assert all(torch.equal(larger.state_dict()[name], value) for name, value in untouched.items())
+
+
+def test_a_network_of_the_same_size_is_adopted_whole_and_one_that_does_not_fit_not_at_all() -> None:
+    begun, trained = small("multi"), small("multi")
+    with torch.no_grad():
+        for weight in trained.parameters():
+            weight.add_(1)
+    begun.adopt(trained)
+    assert all(torch.equal(value, begun.state_dict()[name]) for name, value in trained.state_dict().items())
+    wider = load_recipe("house_numbers_table", ["model.width=0.3"])
+    with pytest.raises(ValueError, match="do not fit"):
+        begun.adopt(build_network(wider, (3, 64, 64), CLASSES))

@@ -98,6 +98,19 @@ class HouseNumberNetwork(Network):
         logits = self.reader(maps).unflatten(1, (POSITIONS, self.classes))
         return Answer(logits, torch.stack(thetas, dim=1) if thetas else None)
 
+    def adopt(self, other: Network) -> None:
+        """Begin with another network's weights; from one for images of another size, with its convolutions.
+
+        These fit images of any size; what is fully connected to a map, the transformers and the reader, begins anew.
+        """
+        if not isinstance(other, HouseNumberNetwork) or other.input_size == self.input_size:
+            super().adopt(other)
+            return
+        try:
+            self.stages.load_state_dict(other.stages.state_dict())
+        except RuntimeError as error:
+            raise ValueError(f"the convolutions do not fit this network: {error}") from error
+
     def transformers(self) -> list[PlacedTransformer]:
         """In the order of the convolutions they stand before."""
         places = ("image", *(f"conv{index}" for index in range(2, MULTI + 1)))
