@@ -27,7 +27,7 @@ def test_all_networks_share_backbone_pixels_and_budget() -> None:
     begun = [
         replace(chosen.training, localization_multiplier=1.0) for model, chosen in recipes.items() if model != "cnn"
     ]
-    assert begun[0] == begun[1] == begun[2]
+    assert all(each == begun[0] for each in begun)
     assert begun[0].warm_start == "runs/birds/cnn-1/checkpoint.pt"
 
 
@@ -37,10 +37,13 @@ def test_the_table_shows_the_spread_over_seeds_and_what_was_found() -> None:
         replace(RESULT, found={"head": FOUND}),
         replace(RESULT, seed=1, accuracy_percent=73.0, found={"head": replace(FOUND, any=0.85)}),
     ]
+    results.append(replace(RESULT, model="4x", training_loss=1.25, test_loss=0.75))
     table = markdown(results)
     assert "| plain network | 82.3 | **70.0** | 90.0 | 1 |" in table
     assert "| 2xST-CNN, 448 px | 83.9 | **71.5 ± 2.1** | 90.0 ± 0.0 | 2 |" in table
     assert "| 2xST-CNN, 448 px | head | 50, 25 | 80.0 | 40.0 | 30.0 | 9 |" in table
+    assert "| 2x/0 | 70.0 | 90.0 | - | - | 1.0 |" in table
+    assert "| 4x/0 | 70.0 | 90.0 | 1.25 | 0.75 | 1.0 |" in table
 
 
 def test_results_survive_their_file() -> None:
