@@ -48,9 +48,9 @@ def to_zeros(model: onnx.ModelProto) -> None:
 
 def to_swapped_axes(model: onnx.ModelProto) -> None:
     """As a grid of (y, x) would."""
-    basis = next(tensor for tensor in model.graph.initializer if tensor.name.endswith("basis"))
-    columns = numpy_helper.to_array(basis).reshape(6, -1, 2)[:, :, ::-1].reshape(6, -1)
-    basis.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(columns), basis.name))
+    along = next(tensor for tensor in model.graph.initializer if tensor.name.endswith("along"))
+    swapped = numpy_helper.to_array(along).reshape(6, -1, 2)[:, :, ::-1].reshape(6, -1)
+    along.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(swapped), along.name))
 
 
 def to_half_grid(model: onnx.ModelProto) -> None:

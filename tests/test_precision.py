@@ -88,7 +88,7 @@ def test_halving_leaves_the_network_alone(convolutional: Exported) -> None:
     halved = halve(convolutional.network)
     assert {parameter.dtype for parameter in convolutional.network.parameters()} == {torch.float32}
     assert halved.get_submodule("first.head").weight.dtype == torch.float32
-    assert halved.get_submodule("first.transform").get_buffer("basis").dtype == torch.float32
+    assert halved.get_submodule("first.transform").get_buffer("along").dtype == torch.float32
     assert halved.get_submodule("conv1").weight.dtype == torch.float16
 
 

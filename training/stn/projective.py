@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from training.stn.matrix import MatrixTransform, affine_start, bounded_affine
-from training.stn.transform import PARAMETER_BOUND, target_points
+from training.stn.transform import PARAMETER_BOUND
 
 SMALLEST_DENOMINATOR = 1e-6
 LARGEST_PERSPECTIVE = 0.45
@@ -25,12 +25,6 @@ class Projective(MatrixTransform):
 
     kind = "projective"
     parameter_names = ("a", "b", "tx", "c", "d", "ty", "g", "h")
-    targets: Tensor
-
-    def __init__(self, output_size: Sequence[int], *, bounded: bool = False) -> None:
-        super().__init__(output_size, bounded=bounded)
-        twice = target_points(self.output_size).float().repeat_interleave(2, dim=1)
-        self.register_buffer("targets", twice, persistent=False)
 
     def start(self, center: Sequence[float], scale: float = 1.0) -> list[float]:
         """Raw parameters that look, upright and flat, at the square of half width `scale` around `center`."""
@@ -49,7 +43,7 @@ class Projective(MatrixTransform):
 
         w comes twice, once for x and once for y: runtimes divide arrays of one shape much faster.
         """
-        numerators = theta[:, :2].flatten(1) @ self.basis.to(theta.dtype)
-        w = theta[:, 2] @ self.targets.to(theta.dtype)
+        numerators = super().grid(theta[:, :2])
+        w = super().grid(theta[:, 2:].expand(-1, 2, -1))
         away = torch.where(w < 0, w.clamp(max=-SMALLEST_DENOMINATOR), w.clamp(min=SMALLEST_DENOMINATOR))
-        return (numerators / away).clamp(-PARAMETER_BOUND, PARAMETER_BOUND).reshape(-1, *self.output_size, 2)
+        return (numerators / away).clamp(-PARAMETER_BOUND, PARAMETER_BOUND)

@@ -43,7 +43,7 @@ class ThinPlateSpline(Transform):
         self.control_size = control_size
         self.regularization = regularization
         controls = control_points(control_size)
-        targets = target_points(self.output_size)[:2].T
+        targets = target_points(self.output_size)
         self.register_buffer("controls", controls.float(), persistent=False)
         self.register_buffer("basis", spline_basis(targets, controls, regularization).float(), persistent=False)
         self._keep_identity()

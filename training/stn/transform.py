@@ -101,10 +101,9 @@ def target_axis(size: int) -> Tensor:
 
 
 def target_points(output_size: Sequence[int]) -> Tensor:
-    """Homogeneous target coordinates `[D + 1, H * W]` (x, y, 1), float64, one column for each output element."""
-    axes = torch.meshgrid(*(target_axis(size) for size in output_size), indexing="ij")
-    points = torch.stack([*reversed(axes), torch.ones_like(axes[0])])
-    return points.flatten(1)
+    """Target coordinates `[H * W, D]`, x before y, float64, one row for each output element."""
+    axes = torch.meshgrid(*map(target_axis, output_size), indexing="ij")
+    return torch.stack(axes[::-1], dim=-1).flatten(0, -2)
 
 
 def bounded_scale(raw: Tensor) -> Tensor:
