@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from training.stn.pixel_sampling import is_worth_it, sample_by_pixel
 from training.stn.transform import PARAMETER_BOUND
 
 Mode = Literal["bilinear", "nearest", "bicubic"]
@@ -67,14 +68,17 @@ class Sampler(nn.Module):
         if self.mode == "nearest":
             grid = _round_half_up(grid, images.shape[2:])
         precise = images.to(torch.promote_types(images.dtype, torch.float32))
-        sampled = self._sample(_planes(precise), grid.to(precise.dtype))
+        sampled = self._sample(precise, grid.to(precise.dtype))
         return _average(sampled, self.supersample).to(images.dtype)
 
     def _sample(self, images: Tensor, grid: Tensor) -> Tensor:
+        if (self.mode, self.padding) == ("bilinear", "border") and is_worth_it(images):
+            return sample_by_pixel(images, grid)
+        planes = _planes(images)
         if self.padding == "fill":
-            zeros_outside = F.grid_sample(images - self.fill, grid, self.mode, "zeros", align_corners=False)
+            zeros_outside = F.grid_sample(planes - self.fill, grid, self.mode, "zeros", align_corners=False)
             return zeros_outside + self.fill
-        return F.grid_sample(images, grid, self.mode, self.padding, align_corners=False)
+        return F.grid_sample(planes, grid, self.mode, self.padding, align_corners=False)
 
     def extra_repr(self) -> str:
         """Shown by `print(module)`."""
