@@ -10,7 +10,7 @@ from benchmarks.house_number_cost import Cost
 from benchmarks.house_numbers import BY_WORTH, CROPS, MODELS, Cell, Result, Style, markdown
 
 
-@pytest.mark.parametrize("style", ["ours", "paper"])
+@pytest.mark.parametrize("style", ["ours", "modern", "paper"])
 @pytest.mark.parametrize("size", CROPS)
 def test_cells_of_a_column_differ_in_their_transformers_alone(size: int, style: Style) -> None:
     cells = (Cell(source="composed", style=style, size=size, model=model, epochs=3, seed=1) for model in MODELS)
