@@ -150,7 +150,7 @@ def markdown(results: list[Result]) -> str:
         f"deviation. A dash is a cell not trained yet. Ours are measured on {TEST_COPIES} freshly distorted copies of",
         "each of the 10,000 test digits, after the last epoch, none chosen by its test error. Made by",
         "`python -m benchmarks.digits`. The shipped model, of the recipe `digits`, is larger (229,560 parameters):",
-        "measured alike, it errs on 0.51 % of RTS after 48 epochs, and its recipe of 80 epochs on 0.54 %.",
+        "measured alike, it errs on 0.51 % of RTS after 48 epochs, and with 80 epochs on 0.54 %.",
         "",
         "| | " + " | ".join(name.upper() for name in SETS) + " |",
         "|---" * (len(SETS) + 1) + "|",

@@ -235,7 +235,7 @@ class ImagePredictionService(ImagePredictionServicer):
         self, context: Context, request: image_prediction_pb2.PredictRequest
     ) -> image_prediction_pb2.PredictResponse:
         with calls.Call(PROTOCOL, "PredictStream", context.invocation_metadata):
-            return await self._images.respond(request)
+            return await self._images.respond(request, self._pending)
 
 
 def _stream_error(request: Message, error: ServingError) -> Message:

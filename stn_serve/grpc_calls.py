@@ -6,13 +6,13 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from grpc import StatusCode
 
 from stn_serve.budget import Budget
 from stn_serve.compression import decompress
-from stn_serve.errors import ServingError
+from stn_serve.errors import RequestTimeout, ServingError
 from stn_serve.grpc_context import Aborted, Context
 from stn_serve.grpc_head import ANSWER, IDENTITY, OK, Head, only_trailers, trailers
 from stn_serve.grpc_messages import MessageReader, framed
@@ -41,10 +41,15 @@ class Call:
         "_max_bytes",
         "_more",
         "_reader",
+        "_received",
+        "_rest",
         "_stream",
         "_task",
         "_timer",
     )
+
+    PAUSE_S: ClassVar[float] = 60.0
+    """How long a caller may pause in the middle of a message: what is there takes room from others."""
 
     def __init__(self, stream: Stream, head: Head, handler: Handler, max_message_bytes: int, budget: Budget) -> None:
         self._stream = stream
@@ -56,6 +61,9 @@ class Call:
         self._budget = budget
         self._held = 0
         """What the reader holds, as the budget knows it."""
+        self._received = 0
+        """Bytes so far."""
+        self._rest: asyncio.TimerHandle | None = None
         self._more: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -75,12 +83,14 @@ class Call:
         if self._is_over:
             return
         self._reader.add(data)
+        self._received += len(data)
         if self._task is None:
             self._begin_when_whole()
         else:
             self._wake()
         if self._reader.held != self._held and not self._is_over:
             self._hold(self._reader.held)
+        self._await_rest()
 
     def broken_off(self) -> None:
         """The caller has gone."""
@@ -139,6 +149,23 @@ class Call:
         except ServingError as error:
             self.fail(error)
 
+    def _await_rest(self) -> None:
+        if self._rest is None and not self._is_over and not self._reader.is_between_messages:
+            self._rest = asyncio.get_running_loop().call_later(self.PAUSE_S, self._check_rest, self._received)
+
+    def _check_rest(self, received: int) -> None:
+        self._rest = None
+        if self._received == received and self._waits_for_caller:
+            self.fail(RequestTimeout(f"a message paused for more than {self.PAUSE_S:g} s"))
+        else:
+            self._await_rest()
+
+    @property
+    def _waits_for_caller(self) -> bool:
+        """Whether a message is in the middle, wanted, and may be sent."""
+        is_wanted = self._task is None or (self._more is not None and not self._more.done())
+        return is_wanted and not self._reader.is_between_messages and not self._stream.awaits_room
+
     # The handler's task.
 
     def _begin_when_whole(self) -> None:
@@ -191,7 +218,6 @@ class Call:
             data = framed(handler.response_serializer(response))
             self._end()
             self._stream.answer(ANSWER, data, OK)
-            self._stream.give_up_unread()
 
     async def _answer_each(self, request: Message) -> None:
         handler = self._handler
@@ -216,7 +242,8 @@ class Call:
             return message
         if self._encoding == IDENTITY:
             raise ServingError("a message says that it is compressed, its call does not say how")
-        return bytes(await decompress(message, self._encoding, self._max_bytes))
+        with self._budget.spend(len(message)):
+            return bytes(await decompress(message, self._encoding, self._max_bytes))
 
     def _check_end(self) -> None:
         if not self._reader.is_between_messages:
@@ -240,8 +267,9 @@ class Call:
         self._is_over = True
         if self._held:
             self._hold(0)
-        if self._timer:
-            self._timer.cancel()
+        for timer in (self._timer, self._rest):
+            if timer:
+                timer.cancel()
 
     def _cancel(self) -> None:
         self._wake()

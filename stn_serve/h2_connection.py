@@ -168,11 +168,10 @@ class Connection(asyncio.Protocol, Generic[Head]):
         """A stream has come to its end."""
         self._streams.pop(stream.id, None)
         self.output.forget(stream)
-        self.reservations.forget(stream)
         self._close_when_done()
 
     def answered(self) -> None:
-        """A call went well."""
+        """A call went well, or a part of its answer has been sent."""
         self._patience.restore()
 
     # Frames.

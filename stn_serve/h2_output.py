@@ -32,7 +32,8 @@ class Output:
         self._shrink_table = False
         self._unsent: list[bytes | memoryview] = []
         self._unsent_bytes = 0
-        self._is_paused = False
+        self.is_paused = False
+        """Whether the peer has to read what is on its way, before more is sent."""
         self._is_closed = False
 
     def write(self, *parts: bytes | memoryview) -> None:
@@ -56,11 +57,11 @@ class Output:
 
     def takes(self, length: int) -> bool:
         """Whether so much data may be sent in one frame now."""
-        return length <= self.window and length <= self._max_frame and not self._is_paused
+        return length <= self.window and length <= self._max_frame and not self.is_paused
 
     def room(self) -> int:
         """The largest frame of data that may be sent now."""
-        return 0 if self._is_paused else min(self.window, self._max_frame)
+        return 0 if self.is_paused else min(self.window, self._max_frame)
 
     def wait(self, stream: Stream) -> None:
         """Let it send more when there is room; those that have waited longest come first."""
@@ -112,11 +113,11 @@ class Output:
 
     def pause(self) -> None:
         """Too much is on its way already."""
-        self._is_paused = True
+        self.is_paused = True
 
     def resume(self) -> None:
         """There is room again."""
-        self._is_paused = False
+        self.is_paused = False
         self.send_more()
 
     # The end.

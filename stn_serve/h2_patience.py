@@ -8,7 +8,7 @@ from stn_serve.h2_frames import BrokenConnection, ErrorCode
 
 
 class Patience:
-    """Grows with time and with calls that are answered; pings, settings, empty frames and resets use it up."""
+    """Grows with time and with what is answered; pings, settings, empty frames and resets use it up."""
 
     MOST = 2000.0
     PER_SECOND = 200.0
@@ -33,6 +33,9 @@ class Patience:
             self._left = min(self._left, self.MOST)
 
     def restore(self) -> None:
-        """A call has been answered: who asks for much may also change their mind about as much."""
+        """A call has been answered: who asks for much may also change their mind about as much.
+
+        So has a part of an answer: callers ping for each to measure their bandwidth (grpc-go does).
+        """
         if self._left < self.MOST:
             self._left += 1

@@ -28,8 +28,13 @@ class Reservations:
         self._admit()
 
     def forget(self, stream: Stream) -> None:
-        """It waits for nothing any more."""
-        self._waiting.pop(stream, None)
+        """It waits for nothing any more; whoever stood behind it may fit."""
+        if self._waiting.pop(stream, None) is not None:
+            self._admit()
+
+    def keeps_waiting(self, stream: Stream) -> bool:
+        """Whether there has been no room for it yet."""
+        return stream in self._waiting
 
     def _admit(self) -> None:
         for stream, amount in list(self._waiting.items()):

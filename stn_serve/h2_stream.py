@@ -68,7 +68,7 @@ class Stream:
     )
 
     STALL_TIMEOUT_S: ClassVar[float] = 30.0
-    """How long the end of an answer may wait for its reader to read on."""
+    """How long an answer may wait for its reader to read on."""
 
     def __init__(self, connection: Connection[Any], number: int, window: int, is_ended: bool) -> None:
         self.id = number
@@ -119,6 +119,11 @@ class Stream:
         if self._granted:
             granted, self._granted = self._granted, 0
             self._reservations.release(granted)
+
+    @property
+    def awaits_room(self) -> bool:
+        """Whether the peer may not send what the receiver wants, until others have sent theirs."""
+        return self._reservations.keeps_waiting(self)
 
     def want(self, missing: int) -> None:
         """The receiver waits for so many bytes more than it has: the peer may send them, window or not."""
@@ -189,21 +194,8 @@ class Stream:
         self._trailers = block
         self.send_more()
 
-    def give_up_unread(self) -> None:
-        """End the stream if its reader does not go on reading the end of its answer."""
-        if self._to_send and self._trailers is not None:
-            waiting = len(self._to_send)
-            loop = asyncio.get_running_loop()
-            self._stall = loop.call_later(self.STALL_TIMEOUT_S, self._check_stall, waiting)
-
-    def _check_stall(self, waiting: int) -> None:
-        if len(self._to_send) < waiting:
-            self.give_up_unread()
-        else:
-            self.abort(ErrorCode.CANCEL)
-
     def send_more(self) -> None:
-        """As much as the windows allow."""
+        """As much as the windows allow; who reads nothing of it for long is given up."""
         if self._is_closed:
             return
         output = self._output
@@ -211,18 +203,41 @@ class Stream:
             room = min(len(self._to_send), self._window, output.room())
             if room <= 0:
                 output.wait(self)
+                self._await_reader()
                 return
             output.write(head(DATA, 0, self.id, room), self._to_send[:room])
             self._to_send = self._to_send[room:]
             self._window -= room
             output.window -= room
+            self._connection.answered()
+        self._stop_stall()
         if self._drained and not self._drained.done():
             self._drained.set_result(None)
         if self._trailers is not None:
+            if output.is_paused:
+                output.wait(self)
+                return
             block = output.first(self._trailers)
             output.write(head(HEADERS, END_HEADERS | END_STREAM, self.id, len(block)) + block)
             self._connection.answered()
             self._close()
+
+    def _await_reader(self) -> None:
+        if self._stall is None:
+            loop = asyncio.get_running_loop()
+            self._stall = loop.call_later(self.STALL_TIMEOUT_S, self._check_stall, len(self._to_send))
+
+    def _check_stall(self, waiting: int) -> None:
+        self._stall = None
+        if len(self._to_send) < waiting:
+            self._await_reader()
+        else:
+            self.abort(ErrorCode.CANCEL)
+
+    def _stop_stall(self) -> None:
+        if self._stall:
+            self._stall.cancel()
+            self._stall = None
 
     def widen(self, increment: int) -> None:
         """The peer lets us send more, or less.
@@ -255,10 +270,10 @@ class Stream:
         if not self.is_ended:
             # What it still sends is not waited for.
             self._output.write(reset(self.id, ErrorCode.NO_ERROR))
-        if self._stall:
-            self._stall.cancel()
+        self._stop_stall()
         if self._drained and not self._drained.done():
             self._drained.set_result(None)
         self._to_send = memoryview(b"")
+        self._reservations.forget(self)
         self.settle()
         self._connection.closed(self)

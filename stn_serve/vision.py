@@ -93,10 +93,14 @@ class ImagePrediction:
             results=[_result(outcome) for outcome in results],
         )
 
-    async def respond(self, request: messages.PredictRequest) -> messages.PredictResponse:
-        """As `predict`, for a request of a stream: what it raises becomes the error of the response."""
+    async def respond(self, request: messages.PredictRequest, pending: Budget) -> messages.PredictResponse:
+        """As `predict`, for a request of a stream: what it raises becomes the error of the response.
+
+        So does a refusal where its bytes are more than `pending` has room for.
+        """
         try:
-            return await self.predict(request)
+            with pending.spend(request.ByteSize()):
+                return await self.predict(request)
         except ServingError as error:
             return _failed_response(request, error)
         except Exception:

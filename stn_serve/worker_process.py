@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 import socket
 import sys
@@ -16,11 +17,13 @@ from tritonclient.grpc import service_pb2
 
 from stn_serve import exposition
 from stn_serve.channel import Channel, Handler, Json
-from stn_serve.errors import ConfigurationError, Unavailable
+from stn_serve.errors import ConfigurationError, ServingError, Unavailable
 from stn_serve.exposition import Family
 from stn_serve.handover import door, hand_over
 from stn_serve.setting_sources import to_document
 from stn_serve.settings import ServerSettings
+
+logger = logging.getLogger(__name__)
 
 REPORT_S = 2.0
 """How long a worker may take to report before its last report is taken instead."""
@@ -48,21 +51,12 @@ class WorkerProcess:
         """Start one and let it load its models; meanwhile it is among `starting`.
 
         Raises:
-            ConfigurationError: it cannot serve any, or ends.
+            ConfigurationError: it cannot be started, cannot serve any, or ends.
         """
-        ours, theirs = socket.socketpair()
-        our_door, their_door = door()
-        with theirs, their_door:
-            ends = [theirs.fileno(), their_door.fileno()]
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *("-m", "stn_serve.worker", *map(str, ends)),
-                pass_fds=ends,
-                stdin=asyncio.subprocess.DEVNULL,
-                # Ctrl-C is for the supervisor, which tells its workers.
-                start_new_session=True,
-            )
-        worker = cls(process, await Channel.over(ours, handlers), our_door)
+        try:
+            worker = await cls._spawn(handlers)
+        except OSError as error:
+            raise ConfigurationError(f"a worker cannot be started: {error}") from error
         starting.add(worker)
         try:
             worker.models = await worker._channel.call("load", to_document(settings))
@@ -74,6 +68,27 @@ class WorkerProcess:
         finally:
             starting.discard(worker)
         return worker
+
+    @classmethod
+    async def _spawn(cls, handlers: Mapping[str, Handler]) -> Self:
+        channel, their_channel = socket.socketpair()
+        our_door, their_door = door()
+        with their_channel, their_door:
+            ends = [their_channel.fileno(), their_door.fileno()]
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    *("-m", "stn_serve.worker", *map(str, ends)),
+                    pass_fds=ends,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    # Ctrl-C is for the supervisor, which tells its workers.
+                    start_new_session=True,
+                )
+            except OSError:
+                channel.close()
+                our_door.close()
+                raise
+        return cls(process, await Channel.over(channel, handlers), our_door)
 
     @property
     def id(self) -> int:
@@ -107,6 +122,9 @@ class WorkerProcess:
             self.is_late = True
         except Unavailable:
             return
+        except ServingError as error:
+            self.is_late = True
+            logger.error("worker %d could not report: %s", self.id, error)  # noqa: TRY400 - it has logged its own
 
     async def stop(self, within_s: float) -> None:
         """Let it finish; what has not ended by then is killed."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import urllib3
+from onnx_models import publish_ident
 from served import Served, running
 
 PAGE = Path(__file__).parent.parent / "docs" / "metrics.md"
@@ -43,12 +44,21 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield served
 
 
-def test_the_page_lists_what_is_scraped(server: Served, gateway: Served) -> None:
-    assert documented() == scraped(gateway) | scraped(server)
+@pytest.fixture(scope="module")
+def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Two: what their supervisor counts is there."""
+    repository = tmp_path_factory.mktemp("workers")
+    publish_ident(repository)
+    with running(repository, "--workers", "2") as served:
+        yield served
 
 
-def test_what_alerts_look_at_exists(server: Served, gateway: Served) -> None:
-    names = "|".join(scraped(gateway) | scraped(server))
+def test_the_page_lists_what_is_scraped(server: Served, gateway: Served, workers: Served) -> None:
+    assert documented() == scraped(gateway) | scraped(workers) | scraped(server)
+
+
+def test_what_alerts_look_at_exists(server: Served, gateway: Served, workers: Served) -> None:
+    names = "|".join(scraped(gateway) | scraped(workers) | scraped(server))
     for word in re.findall(r"\b(?:nv|stn|process)_\w+", PAGE.read_text()):
         known = re.fullmatch(rf"(?:{names})(?:_bucket|_sum|_count)?", word)
         assert known or word.startswith(

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import numpy as np
 import pytest
@@ -21,6 +22,8 @@ from served import Served, running, start, stop
 
 from stn_serve import Client
 from stn_serve.errors import ServingError
+from stn_serve.image_sources import encode
+from stn_serve.proto import image_prediction_pb2, image_prediction_pb2_grpc
 
 ROOT = Path(__file__).parents[1]
 WHITE = np.full((20, 40), 255, np.uint8)
@@ -110,6 +113,21 @@ def test_more_than_the_memory_may_hold_is_refused(tmp_path: Path) -> None:
         assert "would exceed the 1000 allowed" in refused.json()["error"]
         assert refused.headers["retry-after"] == "1"
         assert httpx.post(url, content=body, timeout=60).status_code == 200
+
+
+def test_more_than_the_memory_may_hold_is_refused_on_a_stream_of_images_too(tmp_path: Path) -> None:
+    publish_vision(tmp_path)
+    request = image_prediction_pb2.PredictRequest(images=[encode(WHITE)], id="x" * 600)
+    with running(tmp_path, "--max-pending-bytes", "1000") as served, grpc.insecure_channel(served.grpc) as channel:
+        stream = image_prediction_pb2_grpc.ImagePredictionStub(channel).PredictStream  # type: ignore[no-untyped-call]
+        reasons = []
+        try:  # a request is refused when it is to be worked on, or with its stream when it arrives
+            reasons += [answer.error.message for answer in stream(iter([request] * 20), timeout=30)]
+        except grpc.RpcError as error:
+            reasons.append(f"{error.code()}: {error.details()}")
+        assert any("would exceed the 1000 allowed" in reason for reason in reasons)
+        (answer,) = stream(iter([request]), timeout=30)
+        assert answer.results
 
 
 def test_a_model_that_hangs_does_not_hold_the_exit(tmp_path: Path) -> None:

@@ -5,18 +5,40 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import resource
+import socket
+from typing import cast
 
+import grpc
 import hpack
 import hyperframe.frame as hf
+import numpy as np
 import pytest
+from h2.events import DataReceived
 from h2.settings import SettingCodes
-from h2_peer import HEADERS, PREFACE, Peer, Service, connected, hang_up, message, run
+from h2_peer import (
+    HEADERS,
+    MAX_MESSAGE,
+    MAX_PENDING,
+    PREFACE,
+    Channel,
+    Peer,
+    Service,
+    connected,
+    hang_up,
+    message,
+    over_grpc,
+    run,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from stn_serve import grpc_calls
 from stn_serve import h2_frames as frames
+from stn_serve.compression import decompress
+from stn_serve.grpc_calls import Call
 from stn_serve.h2_frames import ErrorCode
 from stn_serve.h2_patience import Patience
+from stn_serve.h2_reservations import Reservations
 from stn_serve.h2_stream import WINDOW, Stream
 from stn_serve.h2_timers import Timers
 
@@ -312,12 +334,17 @@ def test_who_reads_no_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(Stream, "STALL_TIMEOUT_S", 0.2)
     monkeypatch.setattr(Timers, "READ_S", 0.2)
 
-    async def test(_: Service, port: int) -> None:
+    async def test(service: Service, port: int) -> None:
         peer = await Peer.connect(port, 10)
         stream = peer.begin("echo")
         await peer.send(stream, message(bytes(100)))
         with pytest.raises(ConnectionResetError):
             await peer.answer(stream, credit=0)
+        stream = peer.begin("count")
+        await peer.send(stream, message(b"50 996"))
+        with pytest.raises(ConnectionResetError):
+            await peer.answer(stream, credit=0)
+        await service.cancelled.wait()
         await peer.close()
         deaf = await Peer.connect(port, 2**30)
         deaf.h2.increment_flow_control_window(2**30)
@@ -329,6 +356,127 @@ def test_who_reads_no_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> Non
         await deaf.close()
 
     run(test)
+
+
+def test_a_caller_may_ping_for_each_part_of_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As grpc-go does, to measure its bandwidth."""
+    monkeypatch.setattr(Patience, "MOST", 50.0)
+    monkeypatch.setattr(Patience, "PER_SECOND", 0.0)
+
+    async def test(_: Service, port: int) -> None:
+        peer = await Peer.connect(port)
+        stream = peer.begin("converse")
+        answered = 0
+        for _each in range(200):
+            await peer.send(stream, message(b"x"), end=False)
+            while not any(isinstance(event, DataReceived) for event in await peer.events()):
+                pass
+            answered += 1
+            peer.h2.ping(b"how-fast")
+            peer.flush()
+        assert answered == 200
+        await peer.close()
+
+    run(test)
+
+
+def test_answers_without_messages_wait_for_a_reader_too() -> None:
+    """Who asks on and reads nothing meets the limit of streams, and no answer piles up."""
+    calls = b"".join(headers(number, head_of("no-such-method")) for number in range(1, 200_001, 2))
+
+    async def test(_: Service, port: int) -> None:
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", port))
+            reader, writer = await asyncio.open_connection(sock=connection, limit=1)
+            writer.write(PREFACE + calls)
+            await asyncio.sleep(0.5)
+            answer = b""
+            with contextlib.suppress(ConnectionError):
+                while part := await reader.read(65_536):
+                    answer += part
+            # It was hung up on, and what was answered until then is what its socket held.
+            assert answer.count(b"application/grpc") < 20_000
+            await hang_up(writer)
+
+    run(test)
+
+
+@pytest.mark.parametrize("method", ["echo", "join"])
+def test_who_pauses_in_the_middle_of_a_message_is_given_up(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    monkeypatch.setattr(Call, "PAUSE_S", 0.2)
+
+    async def test(_: Service, port: int) -> None:
+        peer = await Peer.connect(port)
+        stream = peer.begin(method)
+        await peer.send(stream, message(bytes(1000))[:500], end=False)
+        fields, _data, _count = await peer.answer(stream)
+        assert (fields["grpc-status"], fields["grpc-message"]) == ("4", "a message paused for more than 0.2 s")
+        await peer.close()
+
+    run(test)
+
+
+def test_who_waits_for_others_to_send_is_not_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two large messages are let in at a time, and these two never end."""
+    monkeypatch.setattr(Call, "PAUSE_S", 0.3)
+
+    async def test(_: Service, port: int) -> None:
+        peer, slow = await Peer.connect(port, 2**20), [b"", b""]
+        for _each in slow:
+            await peer.send(peer.begin("echo"), message(bytes(1_000_000))[: WINDOW // 2], end=False)
+        stream = peer.begin("echo")
+        await peer.send(stream, message(bytes(1_000_000)))
+        fields, received, _count = await peer.answer(stream)
+        assert (fields["grpc-status"], len(received)) == ("0", 1_000_005)
+        await peer.close()
+
+    run(test)
+
+
+def test_room_that_one_gives_up_goes_to_who_stands_behind() -> None:
+    admitted: list[str] = []
+
+    class Waiting:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def reserved(self, _: int) -> None:
+            admitted.append(self.name)
+
+    first, large, small = (cast("Stream", Waiting(name)) for name in ("first", "large", "small"))
+    reservations = Reservations(128)
+    reservations.reserve(first, 96)
+    reservations.reserve(large, 64)
+    reservations.reserve(small, 1)
+    assert reservations.keeps_waiting(small)
+    reservations.forget(large)
+    assert admitted == ["first", "small"]
+
+
+def test_messages_that_wait_to_be_decompressed_take_their_part_of_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    busy = asyncio.Event()
+
+    async def later(data: bytes, encoding: str, max_bytes: int) -> bytes:
+        await busy.wait()
+        return bytes(await decompress(data, encoding, max_bytes))
+
+    monkeypatch.setattr(grpc_calls, "decompress", later)
+
+    async def test(_: Service, channel: Channel) -> None:
+        echo = channel.unary_unary("/test/echo")
+        sent = np.random.default_rng(0).bytes(700_000) + bytes(200_000)  # of which nothing is won, goes as it is
+        calls = [echo(sent, compression=grpc.Compression.Gzip) for _ in range(2 * MAX_PENDING // MAX_MESSAGE)]
+        codes = [asyncio.ensure_future(call.code()) for call in calls]
+        await asyncio.wait(codes, return_when=asyncio.FIRST_COMPLETED)
+        assert {code.result() for code in codes if code.done()} == {grpc.StatusCode.UNAVAILABLE}
+        busy.set()
+        ended = await asyncio.gather(*codes)
+        assert ended.count(grpc.StatusCode.OK) == MAX_PENDING // 700_000
+        assert set(ended) == {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
+
+    over_grpc(test)
 
 
 def test_who_says_nothing_is_asked_and_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
