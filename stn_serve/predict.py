@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import orjson
 import typer
@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from stn_serve.addresses import ConnectionOptions
 from stn_serve.client import DEFAULT_ADDRESS, Client
 from stn_serve.drawing import captioned, contact_sheet
 from stn_serve.errors import InvalidRequest, ServingError
@@ -33,6 +34,12 @@ def predict(
         bool, typer.Option("--json", help="Print one JSON object per image instead of a table.")
     ] = False,
     timeout_s: Annotated[float, typer.Option(min=0.001, help="How long to wait for an answer, in seconds.")] = 60.0,
+    ca: Annotated[Path | None, typer.Option(help="PEM file of whom to trust; the system's by default.")] = None,
+    cert: Annotated[Path | None, typer.Option(help="PEM file of your own certificate, with --key.")] = None,
+    key: Annotated[Path | None, typer.Option(help="PEM file of its key.")] = None,
+    token: Annotated[
+        str | None, typer.Option(envvar="STN_TOKEN", help="Where the server wants one; others see what is typed here.")
+    ] = None,
 ) -> None:
     """Ask a running server what is on the images, and where its transformers looked.
 
@@ -45,8 +52,12 @@ def predict(
         stn predict digit.png --draw answer.png
 
         stn predict *.png --json | jq .label
+
+        STN_TOKEN=$(cat token) stn predict digit.png --url grpcs://stn.example.com:443
     """
-    with Client(url, timeout_s=timeout_s) as client:
+    options = {"ca": ca, "cert": cert, "key": key, "token": token}
+    given = cast("ConnectionOptions", {name: value for name, value in options.items() if value})
+    with Client(url, timeout_s=timeout_s, **given) as client:
         outcomes = client.predict_many(images, model=model, version=version, top_k=top_k)
     answers = list(zip(images, outcomes, strict=True))
     if as_json:

@@ -21,6 +21,7 @@ from stn_serve.access import GROUPS, OPEN, Access
 from stn_serve.errors import ConfigurationError, PermissionDenied, Unauthenticated
 from stn_serve.grpc_access import METHOD_GROUPS
 from stn_serve.guard import Guard
+from stn_serve.image_sources import encode
 from stn_serve.proto import image_prediction_pb2 as pb
 from stn_serve.proto import image_prediction_pb2_grpc as pb_grpc
 
@@ -140,6 +141,17 @@ def test_the_client_brings_its_token(guarded: Served) -> None:
                 assert stn.predict(WHITE).label == "bright"
         with Client(address, token="guess") as stn, pytest.raises(Unauthenticated, match="the token is not known"):
             stn.predict(WHITE)
+
+
+def test_the_command_brings_its_token(guarded: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = tmp_path / "white.png"
+    image.write_bytes(encode(WHITE))
+    asked = "predict", str(image), "--url", guarded.grpc
+    monkeypatch.setenv("STN_TOKEN", "caller")
+    assert "bright" in run_stn(*asked).stdout
+    refused = run_stn(*asked, "--token", "guess")
+    assert refused.returncode != 0
+    assert "the token is not known" in refused.stderr
 
 
 def test_the_probe_brings_the_servers_own_token(guarded: Served, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from served import Served, run_stn, start, stop
 
 from stn_serve import AsyncClient, Client
 from stn_serve.errors import Unavailable
+from stn_serve.image_sources import encode
 from stn_serve.live_files import INTERVAL_S
 
 WHITE = np.full((20, 40), 255, np.uint8)
@@ -55,6 +56,16 @@ def secure(tmp_path: Path) -> Iterator[Secure]:
     yield secure
     if secure.served.process.poll() is None:
         stop(secure.served)
+
+
+def test_the_command_brings_its_certificates(secure: Secure, tmp_path: Path) -> None:
+    image = tmp_path / "white.png"
+    image.write_bytes(encode(WHITE))
+    cert, key = secure.client
+    for address in secure.addresses():
+        files = ("--ca", secure.first[0], "--cert", cert, "--key", key)
+        asked = run_stn("predict", str(image), "--url", address, *map(str, files))
+        assert "bright" in asked.stdout, asked.stderr
 
 
 def test_all_three_ports_speak_tls_to_those_they_know(secure: Secure) -> None:
