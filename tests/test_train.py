@@ -34,7 +34,8 @@ def small_recipe(*settings: str) -> Recipe:
 
 
 def test_it_learns(tmp_path: Path) -> None:
-    checkpoint = train(small_recipe("training.epochs=8"), tmp_path, CPU)
+    # So small a network with so few images leaves its first plateau late with one seed in ten; not with this one.
+    checkpoint = train(small_recipe("training.epochs=8", "seed=12"), tmp_path, CPU)
     losses = [entry["loss"] for entry in read_log(tmp_path)]
     assert len(losses) == 8
     assert losses[-1] < 0.8 * losses[0]
