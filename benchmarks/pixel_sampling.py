@@ -27,7 +27,7 @@ from training.stn.pixel_sampling import MIN_CHANNELS, sample_by_pixel
 
 RESULTS = Path(__file__).parent / "results" / "pixel_sampling.md"
 BATCH, ROUNDS = 16, 25
-MAPS = ((16, 32), (48, 32), (64, 32), (128, 16))
+MAPS = ((16, 32), (32, 32), (48, 32), (64, 32), (128, 16))
 """Channels, and height and width: the last three are those that ST-CNN Multi samples at 64 px."""
 
 

@@ -14,7 +14,6 @@ from stn_serve.channel import Channel
 from stn_serve.errors import ConfigurationError, ServingError, Unavailable
 from stn_serve.handover import door
 from stn_serve.settings import ServerSettings
-from stn_serve.supervisor import Supervisor
 from stn_serve.worker_process import WorkerProcess
 
 
@@ -36,45 +35,6 @@ def test_a_worker_that_the_system_does_not_start_is_an_error_of_its_own(monkeypa
         assert open_files() == before
 
     asyncio.run(start())
-
-
-def test_workers_that_serve_go_on_while_another_cannot_be_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asyncio, "create_subprocess_exec", refuse)
-    monkeypatch.setattr("stn_serve.supervisor.FIRST_PAUSE_S", 0.001)
-    ended = [asyncio.Event(), asyncio.Event()]
-
-    class Worker:
-        """Of the supervisor's collaborators this one alone is not real: a process that ends when it is told to."""
-
-        metrics: tuple[()] = ()
-        id = 1
-
-        def __init__(self, number: int) -> None:
-            self._number = number
-
-        async def ended(self) -> str:
-            await ended[self._number].wait()
-            return "signal SIGKILL"
-
-        async def report(self) -> None:
-            pass
-
-    async def supervise() -> None:
-        supervisor = Supervisor(ServerSettings(workers=2))
-        serving = cast("list[Any]", supervisor.workers)
-        serving.extend(Worker(number) for number in range(2))
-        for worker in serving:
-            worker.statistics = supervisor._ended_statistics
-        supervising = asyncio.ensure_future(supervisor.supervise())
-        ended[0].set()
-        await asyncio.sleep(0.1)  # several tries
-        assert not supervising.done()
-        assert len(supervisor.workers) == 1
-        ended[1].set()
-        with pytest.raises(ConfigurationError, match="cannot be started"):
-            await supervising
-
-    asyncio.run(supervise())
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -136,6 +137,26 @@ def test_a_worker_that_is_killed_is_replaced_and_follows_the_others(two: Served)
     answers = over_many_connections(two, "GET", "/v2/models/ident/ready")
     assert {answer.status_code for answer in answers} == {400}, "the new one has unloaded it, too"
     httpx.post(f"http://{two.http}/v2/repository/models/ident/load")
+
+
+def test_a_worker_serves_on_while_another_cannot_be_started(tmp_path: Path) -> None:
+    publish_vision(tmp_path)
+    served = start(tmp_path, *TWO)
+    (killed, other), supervisor = workers(served), served.process.pid
+    allowed = resource.prlimit(supervisor, resource.RLIMIT_NOFILE)
+    resource.prlimit(supervisor, resource.RLIMIT_NOFILE, (3, allowed[1]))
+    os.kill(killed, signal.SIGKILL)
+    wait_for(lambda: workers(served) == [other])
+    time.sleep(1)  # several tries
+    assert served.process.poll() is None
+    assert is_running(other)
+    resource.prlimit(supervisor, resource.RLIMIT_NOFILE, allowed)
+    wait_for(lambda: len(workers(served)) == 2)
+    with Client(served.grpc) as stn:
+        assert stn.predict(WHITE, model="vision").label == "bright"
+    code, output = stop(served)
+    assert code == 0
+    assert "a worker cannot be started: [Errno 24] Too many open files" in output
 
 
 def slow_input() -> tritonclient.grpc.InferInput:
