@@ -32,6 +32,8 @@ from stn_serve.niceness import give_way
 
 LEASE_S = 1.0
 """How long a batch may keep its CPUs from others."""
+THREAD = "compute"
+"""The name of each thread."""
 
 
 class Job(Protocol):
@@ -134,7 +136,7 @@ class ComputePool:
         self._busy += 1
         if self._busy > self._threads:
             self._threads += 1
-            threading.Thread(target=_work, args=(self._jobs,), name="compute", daemon=True).start()
+            threading.Thread(target=_work, args=(self._jobs,), name=THREAD, daemon=True).start()
         self._jobs.put((lease, self._finish))
 
     def _return_cpus(self, lease: _Lease) -> None:
@@ -170,7 +172,11 @@ def _run(lease: _Lease, finish: Callable[[_Lease], None]) -> None:
 
 
 def _leave() -> None:
-    """End the process without its destructors: those of ONNX Runtime abort it while one of its threads computes."""
-    logging.shutdown()
-    sys.stdout.flush()
-    os._exit(0)
+    """End the process without its destructors: those of ONNX Runtime abort it while one of its threads computes.
+
+    Where none does any more, it ends as usual, with its own exit code.
+    """
+    if any(thread.name == THREAD for thread in threading.enumerate()):
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(0)

@@ -212,3 +212,31 @@ asyncio.run(scenario())
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert (result.returncode, result.stdout, result.stderr) == (0, "the end\n", "")
+
+
+def test_a_job_that_ended_after_its_pool_leaves_the_exit_code_alone() -> None:
+    program = """
+import asyncio, sys, threading
+from stn_serve.compute import ComputePool
+
+class Slow:
+    def run(self): started.set(); free.wait()
+    def finish(self): pass
+
+started, free = threading.Event(), threading.Event()
+
+async def scenario():
+    pool = ComputePool(1)
+    pool.request(pool.share(1), Slow)
+    await asyncio.to_thread(started.wait)
+    pool.close()
+
+asyncio.run(scenario())
+free.set()
+for thread in threading.enumerate():
+    if thread.name == "compute":
+        thread.join()
+sys.exit(3)
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 3, result.stderr
