@@ -140,13 +140,18 @@ class Batcher:
         return answer_s if timeout_s is None else min(timeout_s, answer_s)
 
     def _check_time(self, level: int, allowed_s: float) -> None:
-        """Refuse now what would be too late, with what waits before it: its caller may yet ask elsewhere."""
+        """Refuse now what would be too late, with what waits before it: its caller may yet ask elsewhere.
+
+        Whoever would run next is accepted: if nobody were, the pace of long batches would be remembered for ever.
+        """
         batches = self._queue.batches_before(level)
-        wait_s = self._pace.seconds(batches + (not self._idle)) if batches else 0.0
+        if not batches:
+            return
+        wait_s, allowed_s = self._pace.seconds(batches + (not self._idle)), max(allowed_s, 0.0)
         if wait_s > allowed_s * TRUSTED:
             raise Unavailable(
                 f"Request would wait {wait_s:.2g} s in the queue of model '{self._name}', "
-                f"and its timeout or deadline leaves {max(allowed_s, 0):.2g} s"
+                f"and its timeout or deadline leaves {allowed_s:.2g} s"
             )
 
     def _stopping(self) -> Unavailable:

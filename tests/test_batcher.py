@@ -492,6 +492,25 @@ def test_what_would_be_too_late_is_refused_at_once(
     asyncio.run(scenario())
 
 
+def test_whoever_runs_next_is_accepted_however_long_the_batches_before_took() -> None:
+    """Or a request with little time would be refused for ever after a burst of long batches."""
+
+    async def scenario() -> None:
+        model = Doubling()
+        batching = batcher(model)
+        model.free.clear()
+        slow = ask(batching, 1)
+        await model.started()
+        await asyncio.sleep(0.1)
+        model.free.set()
+        await slow
+        with calls.Call("grpc", "ModelInfer", lambda: None, lambda: 0.05):
+            assert values_of(await ask(batching, 2)) == [4]
+        await batching.close()
+
+    asyncio.run(scenario())
+
+
 @dataclass(frozen=True)
 class Arrival:
     """One caller: when it comes, with how many rows, how urgent, and what becomes of it."""
