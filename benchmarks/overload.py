@@ -8,8 +8,8 @@ callers that each wait for their answer. Then it starts the server again with a 
 answer in half a second, which is also how long one may wait, as an operator would size it. A flood of requests comes
 over gRPC at a steady rate of ten times the capacity, whether or not earlier ones have been answered, each with a
 deadline of a second. The flood has the server's CPUs to share, and so it sees itself late; what the server does is seen
-by a probe, a caller that sends fifty requests a second and that the kernel gives a fair share of the CPUs, as callers
-on other machines have. The tables go to benchmarks/results/overload.md.
+by a probe, a caller that sends fifty requests a second and that, where it is allowed to, waits for no CPU, as callers
+on other machines do not. The tables go to benchmarks/results/overload.md.
 """
 
 from __future__ import annotations
@@ -139,12 +139,13 @@ async def flood(stub: Any, request: Any, rate: float, seconds: float) -> Outcome
     return outcomes
 
 
-async def probe(address: str, model: str, seconds: float) -> Outcomes:
-    """Send a few requests beside the flood, from a process in a session of its own."""
+async def probe(address: str, model: str, seconds: float) -> tuple[Outcomes, bool]:
+    """Send a few requests beside the flood, from a process in a session of its own; also, whether a real-time one."""
     command = (sys.executable, "-m", "benchmarks.overload_probe", address, model, str(seconds))
     process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, cwd=ROOT, start_new_session=True)
     output, _ = await process.communicate()
-    return Outcomes(**json.loads(output))
+    seen = json.loads(output)
+    return Outcomes(**seen["outcomes"]), seen["is_real_time"]
 
 
 def build_request(model: str) -> Any:  # noqa: ANN401
@@ -186,6 +187,7 @@ class Measurement:
     offered: float
     outcomes: Outcomes
     probed: Outcomes
+    is_probe_real_time: bool
     samples: list[Sample]
 
 
@@ -214,9 +216,9 @@ async def measure(model: str, seconds: float, factor: float) -> Measurement:
             began = time.perf_counter()
             outcomes = await flood(stub, request, factor * capacity, seconds)
             offered = outcomes.count / (time.perf_counter() - began)
-            probed = await probing
+            probed, is_real_time = await probing
             watching.cancel()
-    return Measurement(model, capacity, queue, offered, outcomes, probed, samples)
+    return Measurement(model, capacity, queue, offered, outcomes, probed, is_real_time, samples)
 
 
 def render(command: str, note: str, measured: Sequence[Measurement]) -> str:
@@ -234,6 +236,7 @@ def render_model(measured: Measurement) -> str:
     slope = np.polyfit(settled[:, 0] - settled[0, 0], settled[:, 1], 1)[0] * 60
     resident = [sample.resident_mib for sample in samples]
     first, last = samples[0], samples[-1]
+    real_time = " (a real-time process)" if measured.is_probe_real_time else ""
     sizes = f"{resident[0]:.0f} MiB at its start, {max(resident):.0f} MiB at most, {resident[-1]:.0f} MiB at its end"
     rows = {
         f"capacity, {CALLERS} callers that wait for their answers": f"{measured.capacity:.1f} requests/s",
@@ -246,7 +249,9 @@ def render_model(measured: Measurement) -> str:
         "of these not answered by their deadline": f"{outcomes.late}",
         "failed otherwise": f"{outcomes.failed}",
         "latency of a refusal, as the flood sees it": _quantiles(outcomes.refused),
-        f"as the probe sees it, in {len(probed.refused)} of {probed.count} requests": _quantiles(probed.refused),
+        f"as the probe sees it{real_time}, in {len(probed.refused)} of {probed.count} requests": _quantiles(
+            probed.refused
+        ),
         "latency of an answer, as the flood sees it": _quantiles(outcomes.answered),
         "as the probe sees it": _quantiles(probed.answered),
         "resident memory of the server": sizes,

@@ -116,9 +116,20 @@ def remaining_s() -> float | None:
 
 
 def fail(error: ServingError) -> None:
-    """The current call is answered with an error."""
+    """The current call is answered with an error: with what it says, no longer with where it came from."""
+    forget_frames(error)
     if call := _current.get():
         call.error = error
+
+
+def forget_frames(error: BaseException | None) -> None:
+    """Of an error that is kept: who answers with it holds it, its frames hold who answers and what was asked.
+
+    Together they would wait for the garbage collector, which under overload would stop the server for long.
+    """
+    while error:
+        error.__traceback__ = None
+        error = error.__context__
 
 
 def note(model: str, version: str, request_id: str = "") -> None:

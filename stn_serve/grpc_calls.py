@@ -207,6 +207,9 @@ class Call:
                 logger.exception("a handler of gRPC calls failed")
                 context.code, context.details = StatusCode.UNKNOWN, f"internal error: {type(error).__name__}"
             self._finish(context.code, context.details)
+        finally:
+            # The task of a call that was cancelled holds its frames, they hold the call.
+            self._task = None
 
     async def _answer_once(self, request: Message) -> None:
         handler = self._handler
@@ -270,6 +273,7 @@ class Call:
         for timer in (self._timer, self._rest):
             if timer:
                 timer.cancel()
+        self._timer = self._rest = None
 
     def _cancel(self) -> None:
         self._wake()

@@ -36,6 +36,7 @@ class Admission:
             if check := self._checks.get(head.method):
                 check()
         except ServingError as error:
+            calls.forget_frames(error)
             return refusal(head.method.rpartition("/")[2], error)
         return None
 

@@ -261,12 +261,15 @@ class Stream:
         """The peer has reset it, or is gone."""
         if not self._is_closed:
             self.is_ended = True
+            receiver = self.receiver
             self._close()
-            self.receiver.broken_off()
+            receiver.broken_off()
 
     def _close(self) -> None:
         """Everything has been sent."""
         self._is_closed = True
+        # It refers back: together they would wait for the garbage collector, with what they hold of the request.
+        self.receiver = NOBODY
         if not self.is_ended:
             # What it still sends is not waited for.
             self._output.write(reset(self.id, ErrorCode.NO_ERROR))
