@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -72,6 +74,18 @@ def test_batches_depend_on_seed_and_epoch_alone(crop: Crop) -> None:
     assert not torch.equal(images, first(small_data(crop, seed=1), 3)[0])
 
 
+def test_loose_crops_may_begin_as_tight_ones() -> None:
+    """Which images differ from an epoch's others, and that those of the test set do not, says how loose they are."""
+    loosening, loose = (
+        ComposedNumbers(replace(small_data("loose").config, loosening_epochs=epochs), CPU) for epochs in (2.0, 0.0)
+    )
+    for epoch, is_same in ((0, False), (1, False), (2, True), (3, True)):
+        (images, targets), (usual, same) = (next(data.train_batches(epoch, 8)) for data in (loosening, loose))
+        assert torch.equal(targets, same)
+        assert torch.equal(images, usual) is is_same
+    assert torch.equal(next(loosening.test_batches(8))[0], next(loose.test_batches(8))[0])
+
+
 def test_an_epoch_is_full_batches_of_pixels_and_classes() -> None:
     data = small_data()
     batches = list(data.train_batches(0, 20))
@@ -93,19 +107,25 @@ def test_the_test_set_is_the_same_for_every_seed_and_asked_twice() -> None:
     assert torch.equal(first, torch.cat([images for images, _ in other.test_batches(20)]))
 
 
-@pytest.mark.parametrize(("crop", "least", "most"), [("tight", 0.7, 0.85), ("loose", 0.28, 0.58)])
-def test_numbers_stand_in_the_boxes_that_the_crop_promises(crop: Crop, least: float, most: float) -> None:
+@pytest.mark.parametrize(
+    ("crop", "looseness", "least", "most"),
+    [("tight", 1.0, 0.7, 0.85), ("loose", 1.0, 0.28, 0.58), ("loose", 0.5, 0.42, 0.66), ("loose", 0.0, 0.7, 0.85)],
+)
+def test_numbers_stand_in_the_boxes_that_the_crop_promises(
+    crop: Crop, looseness: float, least: float, most: float
+) -> None:
     """Ink alone, as the composer warps it: its extent is the annotated box's share of the crop."""
     digits = load_digits("scikit-learn")
     composer = NumberComposer(64, crop, digits.train_images, digits.train_labels, CPU)
     draws = Draws(seeded(5))
     targets = draw_numbers(64, draws)
-    placement = composer._place(64, draws)
+    placement = composer._place(64, draws, looseness)
     ink, _ = composer._warp(targets, placement, draws)
     columns, rows = (ink[:, 0] > 0.1).any(1), (ink[:, 0] > 0.1).any(2)
     for extent in (columns.sum(1) / 64, rows.sum(1) / 64):
         assert least - 0.25 < extent.min()
         assert extent.max() < most + 0.15
+    assert least < placement.half.mean(1).median() < most
     centers = (columns * torch.arange(64)).sum(1) / columns.sum(1) / 32 - 1
     assert (centers - placement.center[:, 0]).abs().median() < 0.08
 

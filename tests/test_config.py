@@ -83,6 +83,8 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
         ("data.colour=red", "data.colour: "),
         ("data=3", "data: expected a table, got 3"),
         ("data.size=0", "size: expected a positive number, got 0"),
+        ("data.loosening_epochs=-1", "loosening_epochs: expected 0 or more, got -1"),
+        ("data.loosening_epochs=2", "loosening_epochs: only composed loose crops can begin as tight ones"),
     ],
 )
 def test_fields_of_other_families_are_named_as_users_write_them(setting: str, words: str) -> None:

@@ -40,6 +40,9 @@ STRIP = 256
 CACHED_PIXELS = 32 * 64 * 64
 """How much a CPU composes at once: more would leave its cache, and take up to twice as long."""
 
+TIGHT = 1.3
+"""By how much a tight crop is larger than the box around its number."""
+
 Crop = Literal["tight", "loose"]
 
 
@@ -85,22 +88,24 @@ class NumberComposer:
         self.affine = Affine((size, size)).to(device)
         self.sampler = Sampler(padding="zeros")
 
-    def __call__(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def __call__(self, count: int, generator: torch.Generator, looseness: float = 1.0) -> tuple[Tensor, Tensor]:
         """Images `[N, 3, size, size]` in [0, 1] and their classes `[N, 5]`: 0 to 9, then `NULL`.
 
         Args:
             count: N.
             generator: the only source of randomness, on the composer's device.
+            looseness: of loose crops, from 0, where the number almost fills the image, to 1.
         """
         on_cpu = generator.device.type == "cpu"
         at_once = max(1, CACHED_PIXELS // self.size**2) if on_cpu else count
-        parts = [self._compose(min(at_once, count - start), Draws(generator)) for start in range(0, count, at_once)]
+        counts = [min(at_once, count - start) for start in range(0, count, at_once)]
+        parts = [self._compose(part, Draws(generator), looseness) for part in counts]
         images, targets = zip(*parts, strict=True)
         return torch.cat(images), torch.cat(targets)
 
-    def _compose(self, count: int, draws: Draws) -> tuple[Tensor, Tensor]:
+    def _compose(self, count: int, draws: Draws, looseness: float) -> tuple[Tensor, Tensor]:
         targets = draw_numbers(count, draws)
-        placement = self._place(count, draws)
+        placement = self._place(count, draws, looseness)
         behind, contrast = draws.uniform(0, 1, count), draws.uniform(0.28, 0.8, count)
         up = (behind + contrast <= 1) & ((behind - contrast < 0) | (draws.chance(0.5, count) > 0))
         front = torch.where(up, behind + contrast, (behind - contrast).clamp(min=0))
@@ -117,11 +122,12 @@ class NumberComposer:
         image = torch.lerp(image, colors(front, draws), ink * opacity)
         return photographed(lights(image, draws), draws), targets
 
-    def _place(self, count: int, draws: Draws) -> Placement:
+    def _place(self, count: int, draws: Draws, looseness: float) -> Placement:
         if self.crop == "tight":
             half = draws.uniform(1.25, 1.35, count, 2).reciprocal()
             return Placement(draws.normal(0.02, count, 2), half)
         enlarged = draws.uniform(2.0, 3.2, count, 1) * draws.uniform(0.9, 1.1, count, 2)
+        enlarged = TIGHT + (enlarged - TIGHT) * looseness
         half = enlarged.reciprocal()
         return Placement(draws.uniform(-1, 1, count, 2) * (0.95 - half), half)
 
