@@ -37,6 +37,10 @@ TEST_IMAGES = 10_000
 CROPS = {64: "tight", 128: "loose"}
 EPOCHS = {64: 20, 128: 10}
 """Of all styles but the paper's."""
+LOOSENING = 0.6
+"""The part of these epochs in which composed loose crops become as loose as those that are measured."""
+LOOSE_MULTIPLIER = 1.0
+"""Of the learning rate of localisation networks, where they have more to find than in tight crops."""
 MODELS = {"cnn": "none", "single": "single", "multi": "multi"}
 PAPER = {"cnn": (4.0, 5.6), "single": (3.7, 3.9), "multi": (3.6, 3.9)}
 """Sequence error in percent on SVHN with 64 and with 128 pixels (Table 2)."""
@@ -83,6 +87,10 @@ class Cell:
             f"model.transformers={MODELS[self.model]}",
             f"training.epochs={self.epochs}",
         ]
+        if self.style != "paper" and CROPS[self.size] == "loose":
+            settings.append(f"training.localization_multiplier={LOOSE_MULTIPLIER}")
+            if self.source == "composed":
+                settings.append(f"data.loosening_epochs={LOOSENING * self.epochs}")
         if self.style == "modern":
             settings += ["model.network=modern", "model.width=1.0"]
         if first := self.begins_with:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 from pydantic import ConfigDict, with_config
 from torch import Tensor, nn
 
+from training.models.image_convolution import ImageConv2d
 from training.models.network import Answer, Network, PlacedTransformer
 from training.stn import Affine, ConvolutionalLocalization, FullyConnectedLocalization, SpatialTransformer, compose
 
@@ -151,7 +153,8 @@ def _transformer(config: HouseNumbersModel, input_size: tuple[int, int, int]) ->
 
 
 def _stage(config: HouseNumbersModel, index: int, inputs: int, outputs: int) -> nn.Sequential:
-    layers: list[nn.Module] = [nn.Conv2d(inputs, outputs, 5, padding=2, bias=not config.batch_norm)]
+    kind = ImageConv2d if index == 0 else partial(nn.Conv2d, padding=2)
+    layers: list[nn.Module] = [kind(inputs, outputs, 5, bias=not config.batch_norm)]
     layers += [nn.BatchNorm2d(outputs)] if config.batch_norm else []
     layers += [nn.ReLU()]
     layers += [nn.MaxPool2d(2)] if index in POOLED else []
