@@ -21,7 +21,7 @@ from onnx import TensorProto, helper, save
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.training_speed import time_rounds
+from benchmarks.training_speed import milliseconds, time_rounds
 from export import pixel_sampling
 from training.stn.pixel_sampling import MIN_CHANNELS, sample_by_pixel
 
@@ -70,7 +70,7 @@ def _line(channels: int, side: int) -> str:
         times = time_rounds({"plain": plain, "pixel": _program(path, channels, side)}, ROUNDS)
     before, after = (median(times[name]) for name in ("plain", "pixel"))
     value_ns = before * 1e9 / (BATCH * channels * side * side)
-    columns = (channels, side, _spread(times["plain"]), f"{value_ns:.0f}", _spread(times["pixel"]))
+    columns = (channels, side, milliseconds(times["plain"]), f"{value_ns:.0f}", milliseconds(times["pixel"]))
     return f"| {' | '.join(map(str, columns))} | {before / after:.1f} |"
 
 
@@ -78,7 +78,7 @@ def _training_line(channels: int, side: int) -> str:
     ways = {"plain": _sample_planes, "pixel": sample_by_pixel}
     times = time_rounds({name: _step(way, channels, side) for name, way in ways.items()}, ROUNDS)
     before, after = (median(times[name]) for name in ways)
-    columns = (channels, side, _spread(times["plain"]), _spread(times["pixel"]), f"{before / after:.1f}")
+    columns = (channels, side, milliseconds(times["plain"]), milliseconds(times["pixel"]), f"{before / after:.1f}")
     return f"| {' | '.join(map(str, columns))} |"
 
 
@@ -95,10 +95,6 @@ def _step(sample: Callable[[Tensor, Tensor], Tensor], channels: int, side: int) 
     grid = torch.rand(BATCH, side, side, 2, generator=generator) * 2 - 1
     inputs = maps.requires_grad_(), grid.requires_grad_()
     return lambda: torch.autograd.grad(sample(*inputs), inputs, pull)
-
-
-def _spread(seconds: list[float]) -> str:
-    return f"{median(seconds) * 1e3:.2f} ({min(seconds) * 1e3:.2f} to {max(seconds) * 1e3:.2f})"
 
 
 def _write(path: Path, channels: int, side: int) -> None:

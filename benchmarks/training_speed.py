@@ -85,6 +85,11 @@ def time_rounds(
     return times
 
 
+def milliseconds(seconds: list[float]) -> str:
+    """The median of times, from the least to the most."""
+    return f"{median(seconds) * 1e3:.2f} ({min(seconds) * 1e3:.2f} to {max(seconds) * 1e3:.2f})"
+
+
 def sampling(size: tuple[int, int, int], backward: bool) -> dict[str, Callable[[], None]]:
     """Both ways to warp a batch by affine thetas."""
     batch, channels, side = size
