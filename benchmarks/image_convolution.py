@@ -34,7 +34,8 @@ def main() -> None:
 
 `python -m benchmarks.image_convolution`, {datetime.now(UTC).date()}, one thread of a {platform.machine()} CPU, PyTorch
 {torch.__version__}, batches of {BATCH} images of 3 channels, a 5x5 convolution, `channels_last`. Milliseconds,
-median of {ROUNDS} rounds in turn (minimum to maximum). With fewer than {MIN_OUTPUTS} filters the product leaves it to the library.
+median of {ROUNDS} rounds in turn (minimum to maximum). With fewer than {MIN_OUTPUTS} filters the product leaves it to
+the library.
 
 | | filters | height and width | the library's gradient of the images | by columns | times as fast |
 |---|---:|---:|---:|---:|---:|
