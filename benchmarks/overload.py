@@ -253,7 +253,9 @@ def render_model(measured: Measurement) -> str:
             probed.refused
         ),
         "latency of an answer, as the flood sees it": _quantiles(outcomes.answered),
-        "as the probe sees it": _quantiles(probed.answered),
+        f"as the probe sees it, in {len(probed.answered)} of {probed.accepted} that were accepted": _quantiles(
+            probed.answered
+        ),
         "resident memory of the server": sizes,
         "its slope over the second half": f"{slope:+.2f} MiB/min",
         "its event loop had a CPU, and waited for one": (
