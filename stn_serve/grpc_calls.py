@@ -24,9 +24,6 @@ Handler = Any
 """A `grpc.RpcMethodHandler` of coroutines, or of generators of answers; its stub knows those of threads only."""
 Message = Any
 
-MALFORMED = ServingError("Exception deserializing request!")
-
-
 class Call:
     """Receives what comes on its stream; one of unary requests begins when its message is whole."""
 
@@ -134,7 +131,7 @@ class Call:
         try:
             return deserialize(message) if deserialize else message
         except Exception as error:
-            raise MALFORMED from error
+            raise ServingError("Exception deserializing request!") from error
 
     def fail(self, error: ServingError) -> None:
         """End the call: nobody need work on it any more."""

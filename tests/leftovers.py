@@ -67,7 +67,9 @@ def ways_to_ask(grpc_address: str, http_address: str, closing: contextlib.ExitSt
     grpc = closing.enter_context(tritonclient.grpc.InferenceServerClient(grpc_address))
     http = closing.enter_context(tritonclient.http.InferenceServerClient(http_address))
     pool = closing.enter_context(urllib3.PoolManager())
-    images = ImagePredictionStub(closing.enter_context(insecure_channel(grpc_address)))  # type: ignore[no-untyped-call]
+    channel = closing.enter_context(insecure_channel(grpc_address))
+    images = ImagePredictionStub(channel)  # type: ignore[no-untyped-call]
+    raw = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
     file = BytesIO()
     Image.new("L", (48, 48)).save(file, "PNG")
 
@@ -99,6 +101,7 @@ def ways_to_ask(grpc_address: str, http_address: str, closing: contextlib.ExitSt
         "gRPC, wrong": failing(lambda: grpc.infer("ident", [wrong], client_timeout=60)),
         "gRPC, late": failing(lambda: grpc.infer("slow", [slow], client_timeout=0.01)),
         "HTTP": lambda: http.infer("ident", [over_http]),
+        "gRPC, malformed": failing(lambda: raw(b"\xff")),
         "gRPC, refused before it is read": failing(lambda: grpc.get_server_metadata()),
         "HTTP, wrong": lambda: post("v2/models/ident/infer", b"{"),
         "HTTP, nowhere": lambda: post("v3", b""),
