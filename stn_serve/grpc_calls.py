@@ -24,6 +24,7 @@ Handler = Any
 """A `grpc.RpcMethodHandler` of coroutines, or of generators of answers; its stub knows those of threads only."""
 Message = Any
 
+
 class Call:
     """Receives what comes on its stream; one of unary requests begins when its message is whole."""
 

@@ -11,7 +11,10 @@ import contextlib
 import gc
 import json
 import os
+import queue
+import socket
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from io import BytesIO
@@ -95,6 +98,34 @@ def ways_to_ask(grpc_address: str, http_address: str, closing: contextlib.ExitSt
     def post(path: str, body: bytes) -> int:
         return pool.request("POST", f"http://{http_address}/{path}", body=body).status
 
+    def cancel_stream() -> None:
+        asked = iter([PredictRequest(model_name="vision", images=[file.getvalue()])] * 3)
+        answers = images.PredictStream(asked)
+        next(answers)
+        answers.cancel()
+
+    def hang_up() -> None:
+        body = b'{"inputs":[{"name":"x","shape":[1],"datatype":"FP32","data":[1]}]}'
+        with socket.create_connection(tuple(http_address.split(":"))) as connection:
+            connection.sendall(
+                b"POST /v2/models/slow/infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+            )
+            connection.sendall(body)
+            time.sleep(0.02)
+
+    def call_once() -> None:
+        with tritonclient.grpc.InferenceServerClient(grpc_address) as other:
+            other.infer("ident", [right])
+
+    def stream_tensors() -> None:
+        answers: queue.Queue[object] = queue.Queue()
+        with tritonclient.grpc.InferenceServerClient(grpc_address) as other:
+            other.start_stream(lambda result, error: answers.put(error or result))
+            other.async_stream_infer("ident", [right])
+            other.async_stream_infer("ident", [wrong])
+            answers.get(timeout=10), answers.get(timeout=10)
+            other.stop_stream()
+
     return {
         "gRPC": lambda: grpc.infer("ident", [right]),
         "gRPC with a deadline": lambda: grpc.infer("ident", [right], client_timeout=60),
@@ -108,6 +139,14 @@ def ways_to_ask(grpc_address: str, http_address: str, closing: contextlib.ExitSt
         "image over gRPC": lambda: images.Predict(PredictRequest(model_name="vision", images=[file.getvalue()])),
         "image over HTTP": lambda: post("v1/models/vision/predict", file.getvalue()),
         "no image": failing(lambda: images.Predict(PredictRequest(model_name="vision", images=[b"none"]))),
+        "a connection of its own": call_once,
+        "tensors in a stream": stream_tensors,
+        "compressed": lambda: grpc.infer("ident", [right], compression_algorithm="gzip"),
+        "a stream, cancelled": cancel_stream,
+        "a caller that hangs up": hang_up,
+        "a body in pieces": lambda: pool.request(
+            "POST", f"http://{http_address}/v1/models/vision/predict", body=iter([file.getvalue()])
+        ),
         "images, one after another": lambda: list(
             images.PredictStream(iter([PredictRequest(model_name="vision", images=[file.getvalue()])]))
         ),
