@@ -72,7 +72,7 @@ def ways_to_ask(grpc_address: str, http_address: str, closing: contextlib.ExitSt
     pool = closing.enter_context(urllib3.PoolManager())
     channel = closing.enter_context(insecure_channel(grpc_address))
     images = ImagePredictionStub(channel)  # type: ignore[no-untyped-call]
-    raw = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+    raw: Callable[[bytes], bytes] = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
     file = BytesIO()
     Image.new("L", (48, 48)).save(file, "PNG")
 
@@ -106,7 +106,8 @@ def ways_to_ask(grpc_address: str, http_address: str, closing: contextlib.ExitSt
 
     def hang_up() -> None:
         body = b'{"inputs":[{"name":"x","shape":[1],"datatype":"FP32","data":[1]}]}'
-        with socket.create_connection(tuple(http_address.split(":"))) as connection:
+        host, _, port = http_address.partition(":")
+        with socket.create_connection((host, int(port))) as connection:
             connection.sendall(
                 b"POST /v2/models/slow/infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
             )
