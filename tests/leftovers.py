@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tritonclient.grpc
@@ -72,7 +73,7 @@ def ways_to_ask(grpc_address: str, http_address: str, closing: contextlib.ExitSt
     pool = closing.enter_context(urllib3.PoolManager())
     channel = closing.enter_context(insecure_channel(grpc_address))
     images = ImagePredictionStub(channel)  # type: ignore[no-untyped-call]
-    raw: Callable[[bytes], bytes] = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+    raw: Any = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
     file = BytesIO()
     Image.new("L", (48, 48)).save(file, "PNG")
 
