@@ -21,7 +21,7 @@ def go_first() -> bool:
     """Whether the kernel lets this process, and the threads that it starts, run before all that is not real-time."""
     try:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
-    except (AttributeError, PermissionError):
+    except (AttributeError, OSError):
         return False
     return True
 

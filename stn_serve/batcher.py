@@ -196,7 +196,7 @@ class Batcher:
 
     def _finish(self, execution: Execution) -> None:
         self._idle.append(execution.buffers)
-        self._pace.finish(time.perf_counter_ns())
+        (self._pace.skip if execution.is_abandoned else self._pace.finish)(time.perf_counter_ns())
         for rows, phases in execution.runs:
             self._statistics.record_execution(rows, phases)
         for batch in self._answerable(execution):

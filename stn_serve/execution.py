@@ -65,6 +65,11 @@ class Execution:
         """Stop at the next node of the graph: nobody waits for the outcomes."""
         self._options.terminate = True
 
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether it was stopped."""
+        return bool(self._options.terminate)
+
     def _compute(self, requests: list[Pending]) -> list[Computed | ModelFailure]:
         """Of requests that make a batch fail, each half is run again: in the end they fail alone."""
         try:

@@ -275,8 +275,10 @@ class Call:
 
     def _cancel(self) -> None:
         self._wake()
-        if self._task:
-            self._task.cancel()
+        # A task that is cancelled before its first step never comes to its end, where it would be forgotten.
+        task, self._task = self._task, None
+        if task:
+            task.cancel()
 
     def _wake(self) -> None:
         if self._more and not self._more.done():

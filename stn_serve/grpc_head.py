@@ -146,13 +146,18 @@ def not_grpc(http_status: int) -> bytes:
     return literal(b":status", str(http_status).encode())
 
 
-@lru_cache(64)
 def trailers(code: StatusCode, details: str) -> bytes:
     """How a call ended."""
+    return _trailers(code, details.strip()[:MAX_DETAILS_BYTES])
+
+
+@lru_cache(64)
+def _trailers(code: StatusCode, details: str) -> bytes:
+    """Of details that are short enough to be kept, callers may have chosen them."""
     block = literal(b"grpc-status", str(code.value[0]).encode())
     if not details:
         return block
-    text = details.strip().encode("utf-8", "replace")[:MAX_DETAILS_BYTES].decode("utf-8", "ignore")
+    text = details.encode("utf-8", "replace")[:MAX_DETAILS_BYTES].decode("utf-8", "ignore")
     return block + literal(b"grpc-message", quote(text, safe=_PLAIN).encode())
 
 

@@ -35,13 +35,16 @@ class Timers:
         self._head: asyncio.TimerHandle | None = None
         self._read: asyncio.TimerHandle | None = None
         self._end: asyncio.TimerHandle | None = None
-        self._alive = self._loop.call_later(self.KEEPALIVE_S, self._keep_alive)
+        self._alive: asyncio.TimerHandle | None = self._loop.call_later(self.KEEPALIVE_S, self._keep_alive)
 
     def stop(self) -> None:
         """The connection has ended."""
         for timer in (self._head, self._read, self._alive, self._end):
             if timer:
                 timer.cancel()
+        self._head = self._read = self._alive = self._end = None
+        # They are the connection's, which holds this: together they would wait for the garbage collector.
+        self._close = self._ping = _nothing
 
     def heard(self) -> None:
         """The peer has sent something."""
@@ -96,3 +99,7 @@ class Timers:
             self._transport.abort()
         else:
             self._keep_alive()
+
+
+def _nothing() -> None:
+    pass

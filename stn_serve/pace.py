@@ -34,6 +34,11 @@ class Pace:
             self._elapsed_ns = self._elapsed_ns * MEMORY + now_ns - self._busy_since_ns
             self._busy_since_ns = now_ns
 
+    def skip(self, now_ns: int) -> None:
+        """A batch was broken off: how long it took says nothing."""
+        if self._busy_since_ns is not None:
+            self._busy_since_ns = now_ns
+
     def seconds(self, batches: float) -> float:
         """How long so many batches will take."""
         return batches * self._elapsed_ns / self._batches / 1e9 if self._batches else 0.0

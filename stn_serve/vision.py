@@ -147,6 +147,7 @@ class ImagePrediction:
             async with self._kept_whole if request.crops else nullcontext():
                 return await self._answer_one(served, metadata, request, image)
         except ServingError as error:
+            calls.forget_frames(error)
             return error
         except Exception:
             logger.exception("an image for model '%s' could not be answered", served.model.name)

@@ -511,6 +511,43 @@ def test_whoever_runs_next_is_accepted_however_long_the_batches_before_took() ->
     asyncio.run(scenario())
 
 
+def test_a_batch_that_nobody_waited_for_does_not_make_the_next_seem_quick() -> None:
+    async def scenario() -> None:
+        started, free = threading.Semaphore(0), threading.Event()
+
+        def run(inputs: Mapping[str, Array], outputs: Sequence[str], options: Any) -> dict[str, Array]:
+            started.release()
+            while not options.terminate and not free.is_set():
+                time.sleep(0.001)
+            return dict.fromkeys(outputs, inputs["x"])
+
+        batching = batcher(run, max_batch_size=1)
+        slow = ask(batching, 1)
+        await asyncio.to_thread(started.acquire)
+        await asyncio.sleep(0.2)
+        free.set()
+        await slow
+        free.clear()
+        await asyncio.to_thread(started.acquire, timeout=0)
+        for _ in range(20):
+            given_up = ask(batching, 2)
+            await asyncio.to_thread(started.acquire)
+            given_up.cancel()
+            await asyncio.wait([given_up])
+        running, waiting = ask(batching, 3), ask(batching, 4)
+        await asyncio.to_thread(started.acquire)
+        with (
+            calls.Call("grpc", "ModelInfer", lambda: None, lambda: 0.3),
+            pytest.raises(Unavailable, match="would wait"),
+        ):
+            batching.check_room()
+        free.set()
+        await asyncio.gather(running, waiting)
+        await batching.close()
+
+    asyncio.run(scenario())
+
+
 @dataclass(frozen=True)
 class Arrival:
     """One caller: when it comes, with how many rows, how urgent, and what becomes of it."""

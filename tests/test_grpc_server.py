@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import tracemalloc
 import zlib
 from collections.abc import AsyncIterator
 from typing import Any
@@ -12,6 +13,7 @@ import grpc
 import pytest
 from h2_peer import MAX_MESSAGE, MAX_PENDING, Channel, Peer, Service, connected, message, over_grpc, run
 
+from stn_serve.grpc_head import trailers
 from stn_serve.listening import bind
 
 
@@ -290,3 +292,12 @@ def test_what_is_no_call_gets_an_http_status() -> None:
         await peer.close()
 
     run(test)
+
+
+def test_details_that_callers_have_chosen_are_not_kept() -> None:
+    tracemalloc.start()
+    for number in range(20):
+        assert len(trailers(grpc.StatusCode.NOT_FOUND, f"no model '{number}{'x' * 2**20}'")) < 10_000
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 2**20

@@ -12,9 +12,9 @@ def test_no_call_leaves_anything_to_the_garbage_collector(tmp_path: Path) -> Non
     """It stops the server, and what waits for it holds whole requests; so there must be nothing for it to find."""
     publish_ident(tmp_path)
     publish_vision(tmp_path)
-    publish_slow(tmp_path, repeats=4)
+    publish_slow(tmp_path, repeats=40)
     command = [sys.executable, str(Path(__file__).with_name("leftovers.py")), str(tmp_path)]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=300)
     left = json.loads(result.stdout)
     assert len(left) > 10
     assert {way: objects for way, objects in left.items() if objects} == {}

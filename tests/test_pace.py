@@ -34,6 +34,18 @@ def test_instances_side_by_side_are_twice_as_fast() -> None:
     assert pace.seconds(1) == pytest.approx(1, rel=0.15)
 
 
+def test_batches_that_were_broken_off_say_nothing() -> None:
+    pace = Pace()
+    pace.skip(0)
+    pace.work(0)
+    pace.finish(4 * SECOND_NS)
+    for second in (5, 6, 7):
+        pace.skip(second * SECOND_NS)
+    assert pace.seconds(1) == pytest.approx(4)
+    pace.finish(11 * SECOND_NS)
+    assert pace.seconds(1) == pytest.approx(4)
+
+
 def test_it_soon_forgets_what_was() -> None:
     pace, now = Pace(), 0
     pace.work(now)

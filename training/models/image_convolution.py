@@ -39,9 +39,9 @@ class ImageConv2d(nn.Conv2d):
         if device != "cpu" or not images.requires_grad or not self._is_worth_it() or torch.compiler.is_compiling():
             return super().forward(images)
         operands: tuple[Tensor | None, ...] = (images, self.weight, self.bias)
-        if torch.is_autocast_enabled(device):
+        if torch.is_autocast_enabled(device) and images.dtype is not torch.float64:
             lower = torch.get_autocast_dtype(device)
-            operands = tuple(each if each is None else each.to(lower) for each in operands)
+            operands = tuple(None if each is None else each.to(lower) for each in operands)
         answer: Tensor = _Convolution.apply(*operands)  # type: ignore[no-untyped-call]
         return answer
 
@@ -60,10 +60,10 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:  # noqa: ANN401
         images, weight = ctx.saved_tensors
-        has_bias = ctx.needs_input_grad[2]
+        _, *others = ctx.needs_input_grad
         padding = [weight.shape[-1] // 2] * 2
         _, of_weight, of_bias = torch.ops.aten.convolution_backward(
-            gradient, images, weight, [len(weight)], [1, 1], padding, [1, 1], False, [0, 0], 1, [False, True, has_bias]
+            gradient, images, weight, [len(weight)], [1, 1], padding, [1, 1], False, [0, 0], 1, [False, *others]
         )
         return gradient_of_images(gradient, weight), of_weight, of_bias
 
