@@ -39,7 +39,7 @@ from stn_serve.proto.image_prediction_pb2 import PredictRequest
 from stn_serve.proto.image_prediction_pb2_grpc import ImagePredictionStub
 from stn_serve.settings import ServerSettings
 
-CALLS = 10
+CALLS = 20
 PATIENCE_S = 5.0
 OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
 """Clients of one process share connections otherwise."""
