@@ -3,8 +3,9 @@
     python -m benchmarks.soak                          # an hour at 70 % of what it can do
     python -m benchmarks.soak --minutes 2 --workers 2
 
-Starts a real `stn serve` with the shipped models, finds out how many requests a second it answers at most, and then
-sends that share of them: images and tensors, over gRPC and HTTP, at random moments that do not wait for answers.
+Starts a real `stn serve` with the shipped models, finds out how many requests a second it answers at most, fills its
+queue once, and then sends that share of them: images and tensors, over gRPC and HTTP, at random moments that do not
+wait for answers.
 Reports how fast the server's resident memory grows (a straight line through the samples after the warm-up), failures,
 latencies, and whether the server has counted what was sent, in benchmarks/results/soak.md.
 """
@@ -40,6 +41,8 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "soak.md"
 CALLERS = 16
 """That ask without a pause, to find what the server can do."""
+QUEUE = 1024
+"""Requests that wait at most, of the shipped models."""
 SAMPLE_S = 1.0
 WARM_UP = 0.2
 """Share of the time after which memory counts: buffers and arenas have found their sizes."""
@@ -94,6 +97,11 @@ async def find_capacity(source: Iterator[Ask], seconds: float) -> float:
     began = time.monotonic()
     await asyncio.gather(*(ask_until(began + seconds) for _ in range(CALLERS)))
     return len(outcome.latencies_ms) / (time.monotonic() - began)
+
+
+async def fill_queue(source: Iterator[Ask]) -> None:
+    """As many requests at once as may wait: the memory that they take is kept, and shall not look like growth."""
+    await asyncio.gather(*(ask(next(source), Outcome()) for _ in range(QUEUE)))
 
 
 async def load(process: int, source: Iterator[Ask], rate: float, seconds: float) -> Outcome:
@@ -176,6 +184,7 @@ async def soak(minutes: float, share: float, workers: int, capacity_s: float) ->
         clients = [AsyncClient(place, retries=0, timeout_s=30) for place in places]
         source = requests(clients)
         capacity = await find_capacity(source, capacity_s)
+        await fill_queue(source)
         before = answered(server.metrics)
         print(f"capacity {capacity:.0f} requests/s; now {share * capacity:.0f} requests/s for {minutes:g} minutes")
         outcome = await load(server.pid, source, share * capacity, minutes * 60)
