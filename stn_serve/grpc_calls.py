@@ -149,11 +149,12 @@ class Call:
 
     def _await_rest(self) -> None:
         if self._rest is None and not self._is_over and not self._reader.is_between_messages:
-            self._rest = asyncio.get_running_loop().call_later(self.PAUSE_S, self._check_rest, self._received)
+            loop, had_room = asyncio.get_running_loop(), not self._stream.awaits_room
+            self._rest = loop.call_later(self.PAUSE_S, self._check_rest, self._received, had_room)
 
-    def _check_rest(self, received: int) -> None:
+    def _check_rest(self, received: int, had_room: bool) -> None:
         self._rest = None
-        if self._received == received and self._waits_for_caller:
+        if had_room and self._received == received and self._waits_for_caller:
             self.fail(RequestTimeout(f"a message paused for more than {self.PAUSE_S:g} s"))
         else:
             self._await_rest()

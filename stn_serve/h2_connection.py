@@ -29,7 +29,7 @@ MAX_STREAMS = 1024
 """Calls at the same time over one connection; more of them wait with their caller."""
 MAX_LIST_BYTES = 16 * 1024
 """Of a request's headers."""
-CONNECTION_WINDOW = 64 * WINDOW
+CONNECTION_WINDOW = 256 * WINDOW
 """It never holds a peer back, the streams' windows do: otherwise what one of them holds would stop all others."""
 
 _SETTINGS = frames.settings(

@@ -21,8 +21,8 @@ from stn_serve.h2_frames import (
 if TYPE_CHECKING:
     from stn_serve.h2_connection import Connection
 
-WINDOW = 256 * 1024
-"""Bytes that a stream may send before anybody has asked for them."""
+WINDOW = 64 * 1024
+"""Bytes that a stream may send before anybody has asked for them: what a call that is refused costs to read."""
 
 
 class Receiver(Protocol):

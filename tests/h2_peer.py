@@ -11,7 +11,7 @@ import grpc
 import uvloop
 from h2.config import H2Configuration
 from h2.connection import H2Connection
-from h2.events import DataReceived, Event, ResponseReceived, StreamEnded, StreamReset, TrailersReceived
+from h2.events import DataReceived, Event, PingAckReceived, ResponseReceived, StreamEnded, StreamReset, TrailersReceived
 from h2.exceptions import StreamClosedError
 from h2.settings import SettingCodes
 
@@ -190,6 +190,13 @@ class Peer:
         if end:
             self.h2.end_stream(stream)
             self.flush()
+
+    async def taken(self) -> None:
+        """Wait until the server has taken all that was sent."""
+        self.h2.ping(bytes(8))
+        self.flush()
+        while not any(isinstance(event, PingAckReceived) for event in await self.events()):
+            pass
 
     async def answer(self, stream: int, credit: int | None = None) -> tuple[dict[str, str], bytes, int]:
         """Headers and trailers, data, and in how many frames that came; `credit` is given for each."""

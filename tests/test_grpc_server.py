@@ -248,6 +248,7 @@ def test_messages_that_are_not_whole_take_their_part_of_what_may_be_pending() ->
         begun = [(peer, peer.begin("echo")) for peer in slow]
         for peer, stream in begun:
             await peer.send(stream, data[:-1], end=False)
+            await peer.taken()
         other = await Peer.connect(port)
         stream = other.begin("echo")
         await other.send(stream, data[:1000], end=False)
