@@ -4,10 +4,10 @@
     python -m benchmarks.soak --minutes 2 --workers 2
 
 Starts a real `stn serve` with the shipped models, finds out how many requests a second it answers at most, fills its
-queue once, and then sends that share of them: images and tensors, over gRPC and HTTP, at random moments that do not
-wait for answers.
-Reports how fast the server's resident memory grows (a straight line through the samples after the warm-up), failures,
-latencies, and whether the server has counted what was sent, in benchmarks/results/soak.md.
+queue once and asks for batches of all sizes, so that its memory is as high as they take it. Then sends that share of
+requests: images and tensors, over gRPC and HTTP, at random moments that do not wait for answers. Reports how fast the
+server's resident memory grows (a straight line through the samples after the warm-up), failures, latencies, and whether
+the server has counted what was sent, in benchmarks/results/soak.md.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ CALLERS = 16
 """That ask without a pause, to find what the server can do."""
 QUEUE = 1024
 """Requests that wait at most, of the shipped models."""
+LARGEST_BATCH, BATCHES = 64, 1000
 SAMPLE_S = 1.0
 WARM_UP = 0.2
 """Share of the time after which memory counts: buffers and arenas have found their sizes."""
@@ -99,9 +100,16 @@ async def find_capacity(source: Iterator[Ask], seconds: float) -> float:
     return len(outcome.latencies_ms) / (time.monotonic() - began)
 
 
-async def fill_queue(source: Iterator[Ask]) -> None:
-    """As many requests at once as may wait: the memory that they take is kept, and shall not look like growth."""
+async def reach_high_water(client: AsyncClient, source: Iterator[Ask]) -> None:
+    """Take the memory that the server will keep, so that it does not look like growth.
+
+    That is what as many requests as may wait need, and what ONNX Runtime's arena needs for batches of all sizes: it
+    grows for some hundreds of them, in whatever order they come.
+    """
     await asyncio.gather(*(ask(next(source), Outcome()) for _ in range(QUEUE)))
+    chance = np.random.default_rng(0)
+    for rows in chance.integers(1, LARGEST_BATCH + 1, BATCHES).tolist():
+        await client.infer("digits", {"image": chance.integers(0, 256, (rows, 42, 42, 1), np.uint8)})
 
 
 async def load(process: int, source: Iterator[Ask], rate: float, seconds: float) -> Outcome:
@@ -184,7 +192,7 @@ async def soak(minutes: float, share: float, workers: int, capacity_s: float) ->
         clients = [AsyncClient(place, retries=0, timeout_s=30) for place in places]
         source = requests(clients)
         capacity = await find_capacity(source, capacity_s)
-        await fill_queue(source)
+        await reach_high_water(clients[0], source)
         before = answered(server.metrics)
         print(f"capacity {capacity:.0f} requests/s; now {share * capacity:.0f} requests/s for {minutes:g} minutes")
         outcome = await load(server.pid, source, share * capacity, minutes * 60)
