@@ -196,7 +196,11 @@ class Batcher:
 
     def _finish(self, execution: Execution) -> None:
         self._idle.append(execution.buffers)
-        (self._pace.skip if execution.is_abandoned else self._pace.finish)(time.perf_counter_ns())
+        now_ns = time.perf_counter_ns()
+        if execution.is_abandoned:
+            self._pace.skip(now_ns)
+        else:
+            self._pace.finish(now_ns)
         for rows, phases in execution.runs:
             self._statistics.record_execution(rows, phases)
         for batch in self._answerable(execution):

@@ -70,12 +70,15 @@ async def left_by(call: Call) -> dict[str, int]:
 
 async def at_rest() -> Counter[str]:
     """What there is once nothing comes or goes."""
-    before: Counter[str] = Counter()
-    while (now := ours()) != before:
-        before = now
+    before = ours()
+    for _ in range(round(PATIENCE_S / 0.1)):
         await asyncio.sleep(0.1)
         gc.collect()
-    return now
+        now = ours()
+        if now == before:
+            break
+        before = now
+    return before
 
 
 def reset_at_once(address: str, body: bytes) -> None:
