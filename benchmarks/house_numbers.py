@@ -40,8 +40,8 @@ EPOCHS = {64: 20, 128: 10}
 LOOSENING = 0.6
 """The part of these epochs in which composed loose crops become as loose as those that are measured."""
 LOOSE_MULTIPLIERS = {"single": 1.0, "multi": 0.1}
-"""Of the learning rate of localisation networks that have more to find than in tight crops. The fully connected ones of
-Multi, with up to 50,000 inputs a unit, are thrown about by steps that convolutions need."""
+"""Of the learning rate of our localisation networks, which have more to find than in tight crops. The fully connected
+ones of Multi, with up to 50,000 inputs a unit, are thrown about by steps that convolutions need."""
 MODELS = {"cnn": "none", "single": "single", "multi": "multi"}
 PAPER = {"cnn": (4.0, 5.6), "single": (3.7, 3.9), "multi": (3.6, 3.9)}
 """Sequence error in percent on SVHN with 64 and with 128 pixels (Table 2)."""
@@ -89,7 +89,7 @@ class Cell:
             f"training.epochs={self.epochs}",
         ]
         if self.style != "paper" and CROPS[self.size] == "loose":
-            if self.model in LOOSE_MULTIPLIERS:
+            if self.style == "ours" and self.model in LOOSE_MULTIPLIERS:
                 settings.append(f"training.localization_multiplier={LOOSE_MULTIPLIERS[self.model]}")
             if self.source == "composed":
                 settings.append(f"data.loosening_epochs={LOOSENING * self.epochs}")

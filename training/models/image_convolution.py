@@ -17,7 +17,7 @@ from torch.nn import functional as F
 MAX_INPUTS = 4
 """Channels of what may be called an image."""
 MIN_OUTPUTS = 24
-"""With fewer, a library's convolution is as fast (in bfloat16 faster)."""
+"""With fewer it is slower in bfloat16, in which narrow networks train (`python -m benchmarks.image_convolution`)."""
 
 
 class ImageConv2d(nn.Conv2d):
