@@ -7,9 +7,10 @@ For each model, starts `stn serve` with it alone and finds its capacity: so many
 callers that each wait for their answer. Then it starts the server again with a queue of as many requests as it can
 answer in half a second, which is also how long one may wait, as an operator would size it. A flood of requests comes
 over gRPC at a steady rate of ten times the capacity, whether or not earlier ones have been answered, each with a
-deadline of a second. The flood has the server's CPUs to share, and so it sees itself late; what the server does is seen
-by a probe, a caller that sends fifty requests a second and that, where it is allowed to, waits for no CPU, as callers
-on other machines do not. The tables go to benchmarks/results/overload.md.
+deadline of a second. Callers on other machines would take no CPU of the server's and not wait for one: here, the flood
+is a process that takes what the server leaves, and so it sees itself late; what the server does is seen by a probe, a
+caller that sends fifty requests a second and that, where it is allowed to, goes before everything else. The tables go
+to benchmarks/results/overload.md.
 """
 
 from __future__ import annotations
@@ -21,33 +22,30 @@ import shutil
 import sys
 import time
 from asyncio.subprocess import PIPE
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-import grpc
 import numpy as np
 import typer
 import uvloop
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import ModelQueuePolicy
 
 from benchmarks.memory import resident_mib
+from benchmarks.overload_caller import DEADLINE_S, MODELS, ROWS, Outcomes, ask, asking, build_request
 from stn_serve.limits import available_cpus
 from stn_serve.repository import read_config
 from stn_serve.server_process import ServerProcess
 
 ROOT = Path(__file__).parents[1]
-MODELS = ROOT / "model_repository"
 RESULTS = Path(__file__).parent / "results" / "overload.md"
-ROWS = {"digits": 16, "house_numbers": 16, "birds": 1}
-"""Images of a request."""
 CALLERS = 8
 PROBES_PER_S = 50
-DEADLINE_S = 1.0
 QUEUED_S = DEADLINE_S / 2
 """What the queue holds is answered in this time."""
 PATIENCE_S = 60.0
@@ -56,62 +54,16 @@ WARM_UP_S = 1.0
 CAPACITY_S = 5.0
 
 
-@dataclass
-class Outcomes:
-    """What became of requests, and after how long, in milliseconds."""
-
-    answered: list[float] = field(default_factory=list)
-    refused: list[float] = field(default_factory=list)
-    """Told that the queue is full, or its wait too long."""
-    expired: int = 0
-    """Refused when they had waited for too long."""
-    late: int = 0
-    """Neither answered nor refused by their deadline."""
-    failed: int = 0
-    """Anything else."""
-
-    @property
-    def count(self) -> int:
-        """Requests altogether."""
-        return self.accepted + len(self.refused) + self.failed
-
-    @property
-    def accepted(self) -> int:
-        """Requests that were not refused at once; a late one may never have come before the server."""
-        return len(self.answered) + self.expired + self.late
-
-
 @contextmanager
-def serving(model: str, queue: str) -> Iterator[ServerProcess]:
-    """A server of one model, whose queue it bounds, for the time of a `with`."""
+def serving(model: str, queue: ModelQueuePolicy) -> Iterator[ServerProcess]:
+    """A server of one model, with a queue like this, for the time of a `with`."""
     with TemporaryDirectory() as folder:
         shutil.copytree(MODELS / model, Path(folder) / model)
-        config = Path(folder) / model / "config.pbtxt"
-        config.write_text(config.read_text().replace("max_queue_size: 1024", queue))
+        config = read_config(MODELS / model)
+        config.dynamic_batching.default_queue_policy.CopyFrom(queue)
+        (Path(folder) / model / "config.pbtxt").write_text(text_format.MessageToString(config))
         with ServerProcess(Path(folder), "--log-level", "error") as server:
             yield server
-
-
-async def ask(stub: Any, request: Any, outcomes: Outcomes, timeout_s: float = DEADLINE_S) -> None:  # noqa: ANN401 - tritonclient has no types
-    """One request, and what becomes of it."""
-    started = time.perf_counter()
-    try:
-        await stub.ModelInfer(request, timeout=timeout_s)
-    except grpc.aio.AioRpcError as error:
-        if error.code() is grpc.StatusCode.UNAVAILABLE and _refused_at_once(error.details() or ""):
-            outcomes.refused.append((time.perf_counter() - started) * 1e3)
-        elif error.code() is grpc.StatusCode.UNAVAILABLE and "timeout expired" in (error.details() or ""):
-            outcomes.expired += 1
-        elif error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-            outcomes.late += 1
-        else:
-            outcomes.failed += 1
-    else:
-        outcomes.answered.append((time.perf_counter() - started) * 1e3)
-
-
-def _refused_at_once(details: str) -> bool:
-    return "queue size" in details or "would wait" in details
 
 
 async def find_capacity(stub: Any, request: Any, seconds: float) -> float:  # noqa: ANN401
@@ -124,37 +76,6 @@ async def find_capacity(stub: Any, request: Any, seconds: float) -> float:  # no
 
     await asyncio.gather(*(call() for _ in range(CALLERS)))
     return len(outcomes.answered) / (time.perf_counter() - began)
-
-
-async def flood(stub: Any, request: Any, rate: float, seconds: float) -> Outcomes:  # noqa: ANN401
-    """Send at a steady rate, whatever comes back."""
-    outcomes, asked = Outcomes(), set[asyncio.Task[None]]()
-    began = time.perf_counter()
-    for number in range(max(1, round(rate * seconds))):
-        await asyncio.sleep(max(0, began + number / rate - time.perf_counter()))
-        call = asyncio.create_task(ask(stub, request, outcomes))
-        asked.add(call)
-        call.add_done_callback(asked.discard)
-    await asyncio.gather(*asked)
-    return outcomes
-
-
-async def probe(address: str, model: str, seconds: float) -> tuple[Outcomes, bool]:
-    """Send a few requests beside the flood, from a process in a session of its own; also, whether a real-time one."""
-    command = (sys.executable, "-m", "benchmarks.overload_probe", address, model, str(seconds))
-    process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, cwd=ROOT, start_new_session=True)
-    output, _ = await process.communicate()
-    seen = json.loads(output)
-    return Outcomes(**seen["outcomes"]), seen["is_real_time"]
-
-
-def build_request(model: str) -> Any:  # noqa: ANN401
-    """Random images for a model."""
-    shape = (ROWS[model], *read_config(MODELS / model).input[0].dims)
-    images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    request = service_pb2.ModelInferRequest(model_name=model, raw_input_contents=[images.tobytes()])
-    request.inputs.add(name="image", datatype="UINT8", shape=images.shape)
-    return request
 
 
 class Sample(NamedTuple):
@@ -177,48 +98,56 @@ async def watch(process: int, samples: list[Sample]) -> None:
         await asyncio.sleep(0.5)
 
 
+class Seen(NamedTuple):
+    """By a process that calls."""
+
+    outcomes: Outcomes
+    rate: float
+    is_in_place: bool
+    """Whether the kernel let it go first, or last."""
+
+
+async def call(address: str, model: str, rate: float, seconds: float, place: Literal["first", "last"]) -> Seen:
+    """Send at a steady rate, from a process of its own."""
+    command = (sys.executable, "-m", "benchmarks.overload_caller", address, model, str(rate), str(seconds), place)
+    process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, cwd=ROOT, start_new_session=True)
+    output, _ = await process.communicate()
+    seen = json.loads(output)
+    return Seen(Outcomes(**seen["outcomes"]), seen["rate"], seen["is_in_place"])
+
+
 @dataclass
 class Measurement:
-    """Rates are requests a second."""
+    """Capacity is requests a second."""
 
     model: str
     capacity: float
     queue: int
-    offered: float
-    outcomes: Outcomes
-    probed: Outcomes
-    is_probe_real_time: bool
+    flood: Seen
+    probe: Seen
     samples: list[Sample]
-
-
-@asynccontextmanager
-async def asking(address: str) -> AsyncIterator[Any]:
-    """A stub for the time of a `with`."""
-    async with grpc.aio.insecure_channel(address) as channel:
-        yield service_pb2_grpc.GRPCInferenceServiceStub(channel)
 
 
 async def measure(model: str, seconds: float, factor: float) -> Measurement:
     """Find the capacity, and exceed it."""
     request = build_request(model)
-    with serving(model, f"max_queue_size: {CALLERS}") as server:
+    with serving(model, ModelQueuePolicy(max_queue_size=CALLERS)) as server:
         async with asking(server.grpc) as stub:
             await find_capacity(stub, request, WARM_UP_S)
             capacity = await find_capacity(stub, request, CAPACITY_S)
     queue = max(1, round(capacity * QUEUED_S))
-    policy = f"max_queue_size: {queue} default_timeout_microseconds: {round(QUEUED_S * 1e6)}"
+    policy = ModelQueuePolicy(max_queue_size=queue, default_timeout_microseconds=round(QUEUED_S * 1e6))
     with serving(model, policy) as server:
         async with asking(server.grpc) as stub:
             await find_capacity(stub, request, WARM_UP_S)
-            samples: list[Sample] = []
-            watching = asyncio.create_task(watch(server.pid, samples))
-            probing = asyncio.create_task(probe(server.grpc, model, seconds))
-            began = time.perf_counter()
-            outcomes = await flood(stub, request, factor * capacity, seconds)
-            offered = outcomes.count / (time.perf_counter() - began)
-            probed, is_real_time = await probing
-            watching.cancel()
-    return Measurement(model, capacity, queue, offered, outcomes, probed, is_real_time, samples)
+        samples: list[Sample] = []
+        watching = asyncio.create_task(watch(server.pid, samples))
+        flood, probe = await asyncio.gather(
+            call(server.grpc, model, factor * capacity, seconds, "last"),
+            call(server.grpc, model, PROBES_PER_S, seconds, "first"),
+        )
+        watching.cancel()
+    return Measurement(model, capacity, queue, flood, probe, samples)
 
 
 def render(command: str, note: str, measured: Sequence[Measurement]) -> str:
@@ -231,16 +160,17 @@ def render(command: str, note: str, measured: Sequence[Measurement]) -> str:
 
 def render_model(measured: Measurement) -> str:
     """The table of one model."""
-    outcomes, probed, samples = measured.outcomes, measured.probed, measured.samples
+    outcomes, probed, samples = measured.flood.outcomes, measured.probe.outcomes, measured.samples
     settled = np.array(samples[len(samples) // 2 :])
     slope = np.polyfit(settled[:, 0] - settled[0, 0], settled[:, 1], 1)[0] * 60
     resident = [sample.resident_mib for sample in samples]
     first, last = samples[0], samples[-1]
-    real_time = " (a real-time process)" if measured.is_probe_real_time else ""
+    probe = "the probe (a real-time process)" if measured.probe.is_in_place else "the probe"
+    flood = "the flood (nicer than the server)" if measured.flood.is_in_place else "the flood"
     sizes = f"{resident[0]:.0f} MiB at its start, {max(resident):.0f} MiB at most, {resident[-1]:.0f} MiB at its end"
     rows = {
         f"capacity, {CALLERS} callers that wait for their answers": f"{measured.capacity:.1f} requests/s",
-        "offered": f"{measured.offered:.1f} requests/s, {measured.offered / measured.capacity:.1f} times as many",
+        "offered": f"{measured.flood.rate:.1f} requests/s, {measured.flood.rate / measured.capacity:.1f} times as many",
         "requests": f"{outcomes.count}",
         "refused at once": f"{len(outcomes.refused)}",
         "accepted": f"{outcomes.accepted}",
@@ -248,10 +178,8 @@ def render_model(measured: Measurement) -> str:
         "of these refused when their time in the queue was up": f"{outcomes.expired}",
         "of these not answered by their deadline": f"{outcomes.late}",
         "failed otherwise": f"{outcomes.failed}",
-        "latency of a refusal, as the flood sees it": _quantiles(outcomes.refused),
-        f"as the probe sees it{real_time}, in {len(probed.refused)} of {probed.count} requests": _quantiles(
-            probed.refused
-        ),
+        f"latency of a refusal, as {flood} sees it": _quantiles(outcomes.refused),
+        f"as {probe} sees it, in {len(probed.refused)} of {probed.count} requests": _quantiles(probed.refused),
         "latency of an answer, as the flood sees it": _quantiles(outcomes.answered),
         f"as the probe sees it, in {len(probed.answered)} of {probed.accepted} that were accepted": _quantiles(
             probed.answered

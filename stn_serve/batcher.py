@@ -67,8 +67,12 @@ class Batcher:
         """Requests that wait to run."""
         return len(self._queue)
 
-    def check_room(self, urgency: Urgency = AS_CONFIGURED) -> None:
-        """Whether a request of the current call would be accepted now, to be asked before work is spent on it.
+    def check_room(self, urgency: Urgency = AS_CONFIGURED, remaining_s: float | None = None) -> None:
+        """Whether a request would be accepted now, to be asked before work is spent on it.
+
+        Args:
+            urgency: Its place in the queue.
+            remaining_s: How long its caller still waits; None for one that does not say.
 
         Raises:
             Unavailable: the queue is full, the request would wait for too long in it, or the batcher is closing.
@@ -77,7 +81,7 @@ class Batcher:
             raise self._stopping()
         level = self._policy.level(urgency.priority)
         self._queue.check_room(level)
-        allowed_s = self._allowed_s(level, urgency)
+        allowed_s = self._allowed_s(level, urgency, remaining_s)
         if allowed_s is not None:
             self._check_time(level, allowed_s)
 
@@ -90,7 +94,7 @@ class Batcher:
             Unavailable: as `check_room`, or the request waited too long.
             ModelFailure: the model failed with this request.
         """
-        self.check_room(urgency)
+        self.check_room(urgency, calls.remaining_s())
         loop = asyncio.get_running_loop()
         level = self._policy.level(urgency.priority)
         request = Pending(inputs, outputs, rows, level, time.perf_counter_ns(), loop.create_future())
@@ -130,10 +134,9 @@ class Batcher:
             if all(request.future.done() for request in batch.requests):
                 batch.abandon()
 
-    def _allowed_s(self, level: int, urgency: Urgency) -> float | None:
-        """How long a request of the current call may wait, by its timeout and its deadline; None without either."""
+    def _allowed_s(self, level: int, urgency: Urgency, remaining_s: float | None) -> float | None:
+        """How long a request may wait, by its timeout and its caller's deadline; None without either."""
         timeout_s = self._policy.queue_of(level).timeout_s(urgency.timeout_us)
-        remaining_s = calls.remaining_s()
         if remaining_s is None:
             return timeout_s
         answer_s = remaining_s - self._pace.seconds(1)

@@ -53,12 +53,13 @@ class GatewayScheduler:
         """Requests that are with Triton: which of them wait there is not known here."""
         return self._in_flight
 
-    def check_room(self, _: Urgency = AS_CONFIGURED) -> None:
+    def check_room(self, urgency: Urgency = AS_CONFIGURED, remaining_s: float | None = None) -> None:
         """Whether a request would be sent on now, to be asked before work is spent on it.
 
         Raises:
             Unavailable: no Triton takes it, or the gateway is closing.
         """
+        del urgency, remaining_s  # it is Triton that knows its queue
         if self._closed:
             raise Unavailable(f"Server is stopping, model '{self._model.name}' has stopped accepting requests")
         self._dispatcher.check_room(self.replicas)

@@ -190,7 +190,7 @@ class InferenceService(GRPCInferenceServiceServicer):  # type: ignore[misc]  # t
             self._inference.request(request.model_name, request.model_version, request.id) as counted,
         ):
             urgency = grpc_tensors.urgency_of(request)
-            counted.check_room(urgency)
+            counted.check_room(urgency, calls.remaining_s())
             asked = grpc_tensors.parse(request, urgency, self._control.shared_memory)
             return grpc_tensors.serialize(await self._inference.infer(counted, asked))
 

@@ -17,8 +17,8 @@ from stn_serve.grpc_head import Head
 if TYPE_CHECKING:
     MethodHandler = grpc.RpcMethodHandler[Any, Any]
 
-Check = Callable[[], None]
-"""Raises a `ServingError` while nothing more is taken."""
+Check = Callable[[float | None], None]
+"""Raises a `ServingError` while nothing more is taken of callers who wait for so many seconds, None for ever."""
 
 
 class Admission:
@@ -34,7 +34,7 @@ class Admission:
         try:
             check_access(self._access, head)
             if check := self._checks.get(head.method):
-                check()
+                check(head.timeout_s)
         except ServingError as error:
             calls.forget_frames(error)
             return refusal(head.method.rpartition("/")[2], error)

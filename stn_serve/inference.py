@@ -160,8 +160,8 @@ class Inference:
             calls.note(served.model.name, str(served.model.version), request_id)
             yield request
 
-    def check_room(self) -> None:
-        """Whether anything would be accepted now, to be asked before a request is read.
+    def check_room(self, remaining_s: float | None) -> None:
+        """Whether anything whose caller waits for so long would be accepted now, to be asked before a request is read.
 
         Only where there is one model to ask for: with several, the request says which.
 
@@ -171,7 +171,7 @@ class Inference:
         served = self.registry.only
         if served:
             with served.request() as request:
-                request.check_room(MOST_URGENT)
+                request.check_room(MOST_URGENT, remaining_s)
 
     async def infer(self, request: ServedRequest, asked: InferRequest) -> InferResponse:
         """Run tensors.

@@ -38,8 +38,8 @@ class Scheduler(Protocol):
         """Requests that wait to run."""
         ...
 
-    def check_room(self, urgency: Urgency = AS_CONFIGURED) -> None:
-        """Whether a request would be accepted now; raises `Unavailable` otherwise."""
+    def check_room(self, urgency: Urgency = AS_CONFIGURED, remaining_s: float | None = None) -> None:
+        """Whether a request whose caller waits for so long would be accepted now; raises `Unavailable` otherwise."""
         ...
 
     async def infer(
@@ -173,13 +173,13 @@ class ServedRequest:
         elif self.answer:
             statistics.record_success(self.rows, elapsed_ns, self.answer.queue_ns, self.answer.phases)
 
-    def check_room(self, urgency: Urgency) -> None:
+    def check_room(self, urgency: Urgency, remaining_s: float | None) -> None:
         """Whether it would be accepted, before its tensors are looked at.
 
         Raises:
             Unavailable: refused for now.
         """
-        self.served.batcher.check_room(urgency)
+        self.served.batcher.check_room(urgency, remaining_s)
 
     async def infer(self, request: InferRequest) -> Answer:
         """Validate and run tensors.

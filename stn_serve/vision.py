@@ -78,7 +78,7 @@ class ImagePrediction:
             with served.request():
                 metadata = _image_metadata(served)
                 _check(request)
-                served.batcher.check_room()  # before anything is decoded in vain
+                served.batcher.check_room(remaining_s=calls.remaining_s())  # before anything is decoded in vain
                 work.enter_context(self._images.spend(len(request.images)))
                 opened = await loop.run_in_executor(self._opening, self._open, list(request.images))
                 work.enter_context(self._pixels.spend(self._count_pixels(opened)))

@@ -479,12 +479,11 @@ def test_what_would_be_too_late_is_refused_at_once(
         model.free.clear()
         asked = [ask(batching, number) for number in range(2)]
         await model.started()
-        with calls.Call("grpc", "ModelInfer", lambda: None, lambda: deadline_s):
-            if accepted:
-                batching.check_room(urgency)
-            else:
-                with pytest.raises(Unavailable, match=r"would wait 0\.\d+ s in the queue of model 'm'"):
-                    batching.check_room(urgency)
+        if accepted:
+            batching.check_room(urgency, deadline_s)
+        else:
+            with pytest.raises(Unavailable, match=r"would wait 0\.\d+ s in the queue of model 'm'"):
+                batching.check_room(urgency, deadline_s)
         model.free.set()
         await asyncio.wait(asked)
         await batching.close()
@@ -536,11 +535,8 @@ def test_a_batch_that_nobody_waited_for_does_not_make_the_next_seem_quick() -> N
             await asyncio.wait([given_up])
         running, waiting = ask(batching, 3), ask(batching, 4)
         await asyncio.to_thread(started.acquire)
-        with (
-            calls.Call("grpc", "ModelInfer", lambda: None, lambda: 0.3),
-            pytest.raises(Unavailable, match="would wait"),
-        ):
-            batching.check_room()
+        with pytest.raises(Unavailable, match="would wait"):
+            batching.check_room(remaining_s=0.3)
         free.set()
         await asyncio.gather(running, waiting)
         await batching.close()

@@ -11,7 +11,7 @@ def test_it_overloads_a_server_and_counts_every_request(monkeypatch: pytest.Monk
     monkeypatch.setattr(overload, "WARM_UP_S", 0.2)
     monkeypatch.setattr(overload, "CAPACITY_S", 0.5)
     measured = asyncio.run(overload.measure("digits", seconds=1, factor=3))
-    assert measured.outcomes.count == max(1, round(3 * measured.capacity))
-    assert measured.outcomes.failed == 0
-    assert measured.probed.count == overload.PROBES_PER_S
+    assert measured.flood.outcomes.count == max(1, round(3 * measured.capacity))
+    assert measured.flood.outcomes.failed == 0
+    assert measured.probe.outcomes.count == overload.PROBES_PER_S
     assert "| failed otherwise | 0 |" in overload.render("command", "", [measured])

@@ -109,6 +109,11 @@ def body(index: int) -> bytes:
     return orjson.dumps({"inputs": inputs})
 
 
+def call_without_message(channel: grpc.aio.Channel, timeout_s: float) -> Any:
+    """A call that begins, and sends nothing: it can only be answered before it is read."""
+    return channel.stream_unary("/inference.GRPCInferenceService/ModelInfer")(timeout=timeout_s)
+
+
 @contextlib.asynccontextmanager
 async def calling(served: Served) -> AsyncIterator[Caller]:
     async with (
@@ -192,11 +197,30 @@ def test_a_full_queue_refuses_before_a_request_is_read(tmp_path: Path) -> None:
         async with calling(served) as caller, grpc.aio.insecure_channel(served.grpc) as channel:
             waiting = start_task(caller.square(3))
             await caller.until_waiting(1)
-            never_sent: Any = channel.stream_unary("/inference.GRPCInferenceService/ModelInfer")(timeout=PATIENCE_S)
             with pytest.raises(grpc.aio.AioRpcError, match="Exceeds maximum queue size of 1"):
-                await never_sent
+                await call_without_message(channel, PATIENCE_S)
             assert await waiting == 9
             assert await caller.failures() == {"REJECTED": 1, "CANCELED": 0, "BACKEND": 0, "OTHER": 0}
+
+    with running(tmp_path) as served:
+        run(scenario(served))
+
+
+def test_who_has_too_little_time_is_refused_before_a_request_is_read(tmp_path: Path) -> None:
+    publish_trouble(tmp_path, batching="preferred_batch_size: [1]")
+
+    async def scenario(served: Served) -> None:
+        async with calling(served) as caller, grpc.aio.insecure_channel(served.grpc) as channel:
+            assert await caller.square(3, laps=10**6) == 9  # the pace is known
+            hanging = caller.call(1, laps=FOR_EVER)
+            await asyncio.sleep(0.1)
+            behind = caller.call(2)
+            await caller.until_waiting(1)
+            with pytest.raises(grpc.aio.AioRpcError, match="deadline leaves 0") as refused:
+                await call_without_message(channel, 0.5)
+            assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+            hanging.cancel()
+            behind.cancel()
 
     with running(tmp_path) as served:
         run(scenario(served))
