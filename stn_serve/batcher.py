@@ -139,7 +139,7 @@ class Batcher:
         timeout_s = self._policy.queue_of(level).timeout_s(urgency.timeout_us)
         if remaining_s is None:
             return timeout_s
-        answer_s = remaining_s - self._pace.seconds(1)
+        answer_s = remaining_s - self._pace.usual_s
         return answer_s if timeout_s is None else min(timeout_s, answer_s)
 
     def _check_time(self, level: int, allowed_s: float) -> None:
@@ -147,10 +147,11 @@ class Batcher:
 
         Whoever would run next is accepted: if nobody were, the pace of long batches would be remembered for ever.
         """
-        batches = self._queue.batches_before(level)
+        batches, rows = self._queue.before(level)
         if not batches:
             return
-        wait_s, allowed_s = self._pace.seconds(batches + (not self._idle)), max(allowed_s, 0.0)
+        running_s = 0.0 if self._idle else self._pace.usual_s
+        wait_s, allowed_s = running_s + self._pace.seconds(batches, rows), max(allowed_s, 0.0)
         if wait_s > allowed_s * TRUSTED:
             raise Unavailable(
                 f"Request would wait {wait_s:.2g} s in the queue of model '{self._name}', "
@@ -203,7 +204,7 @@ class Batcher:
         if execution.is_abandoned:
             self._pace.skip(now_ns)
         else:
-            self._pace.finish(now_ns)
+            self._pace.finish(now_ns, sum(request.rows for request in execution.requests))
         for rows, phases in execution.runs:
             self._statistics.record_execution(rows, phases)
         for batch in self._answerable(execution):

@@ -98,12 +98,13 @@ class RequestQueue:
         if level in self._levels and len(self._levels[level]) >= limit:
             raise Unavailable(f"Exceeds maximum queue size of {limit} for model '{self._name}'")
 
-    def batches_before(self, level: int) -> float:
-        """How many batches the requests make that run before one more of this level."""
+    def before(self, level: int) -> tuple[int, int]:
+        """How many batches the requests make that run before one more of this level, and their rows."""
         ahead = [waiting for number, waiting in self._levels.items() if number <= level]
+        rows = sum(waiting.rows for waiting in ahead)
         if not self._policy.max_batch_size:
-            return sum(map(len, ahead))
-        return ceil(sum(waiting.rows for waiting in ahead) / self._policy.max_batch_size)
+            return sum(map(len, ahead)), rows
+        return ceil(rows / self._policy.max_batch_size), rows
 
     def add(self, request: Pending) -> None:
         """The last of its level, where there must be room."""
