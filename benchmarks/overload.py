@@ -3,14 +3,14 @@
     python -m benchmarks.overload
     python -m benchmarks.overload --model digits --seconds 10 --output /dev/stdout
 
-For each model, starts `stn serve` with it alone and finds its capacity: so many requests a second are answered to 8
-callers that each wait for their answer. Then it starts the server again with a queue of as many requests as it can
-answer in half a second, which is also how long one may wait, as an operator would size it. A flood of requests comes
-over gRPC at a steady rate of ten times the capacity, whether or not earlier ones have been answered, each with a
-deadline of a second. Callers on other machines would take no CPU of the server's and not wait for one: here, the flood
-is a process that takes what the server leaves, and so it sees itself late; what the server does is seen by a probe, a
-caller that sends fifty requests a second and that, where it is allowed to, goes before everything else. The tables go
-to benchmarks/results/overload.md.
+For each model, starts `stn serve` with the shipped models and finds its capacity: so many requests a second are
+answered to 8 callers that each wait for their answer. Then it starts the server again with a queue of as many requests
+as it can answer in half a second, which is also how long one may wait, as an operator would size it. A flood of
+requests comes over gRPC at a steady rate of ten times the capacity, whether or not earlier ones have been answered,
+each with a deadline of a second. Callers on other machines would take no CPU of the server's and not wait for one:
+here, the flood is a process that takes what the server leaves, and so it sees itself late; what the server does is seen
+by a probe, a caller that sends fifty requests a second and that, where it is allowed to, goes before everything else.
+The tables go to benchmarks/results/overload.md.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ CAPACITY_S = 5.0
 
 @contextmanager
 def serving(model: str, queue: ModelQueuePolicy) -> Iterator[ServerProcess]:
-    """A server of one model, with a queue like this, for the time of a `with`."""
+    """A server of the shipped models, one with a queue like this, for the time of a `with`."""
     with TemporaryDirectory() as folder:
-        shutil.copytree(MODELS / model, Path(folder) / model)
+        shutil.copytree(MODELS, folder, dirs_exist_ok=True)
         config = read_config(MODELS / model)
         config.dynamic_batching.default_queue_policy.CopyFrom(queue)
         (Path(folder) / model / "config.pbtxt").write_text(text_format.MessageToString(config))

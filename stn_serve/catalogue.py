@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from itertools import islice
 
 from stn_serve.errors import InvalidRequest, NotFound
 from stn_serve.exposition import Family
@@ -83,12 +82,6 @@ class Catalogue(ABC):
 
     def __iter__(self) -> Iterator[ServedModel]:
         return (served for versions in self._served.values() for served in versions.values())
-
-    @property
-    def only(self) -> ServedModel | None:
-        """The one version that is ready; None where there are more, or none."""
-        served = list(islice(self, 2))
-        return served[0] if len(served) == 1 else None
 
     def find(self, name: str, version: str = "") -> ServedModel:
         """A version that is ready; of none in particular, the newest.

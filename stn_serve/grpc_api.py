@@ -20,7 +20,7 @@ from stn_serve.control import NO_CUDA, Control, check_no_cuda_region, check_repo
 from stn_serve.errors import ServingError, Unavailable, Unsupported
 from stn_serve.grpc_context import Context
 from stn_serve.grpc_health import HealthService
-from stn_serve.grpc_refusal import Admission
+from stn_serve.grpc_refusal import Admission, RoomCheck
 from stn_serve.grpc_server import GrpcServer
 from stn_serve.grpc_stream import answer_in_order
 from stn_serve.inference import Inference
@@ -49,8 +49,8 @@ def create_server(
     inference: Inference, control: Control, images: ImagePrediction, max_message_bytes: int, access: Access = OPEN
 ) -> GrpcServer:
     """A server with both services, health and reflection, on no port yet."""
-    admission = Admission(access, dict.fromkeys(INFERENCE_METHODS, inference.check_room))
-    server = GrpcServer(max_message_bytes, inference.pending, admission)
+    checks = dict.fromkeys(INFERENCE_METHODS, RoomCheck(inference))
+    server = GrpcServer(max_message_bytes, inference.pending, Admission(access), checks)
     services = (*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
     add_GRPCInferenceServiceServicer_to_server(InferenceService(inference, control), server)
     add_ImagePredictionServicer_to_server(ImagePredictionService(images, inference), server)  # type: ignore[no-untyped-call]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
+from functools import partial
 from typing import Any, ClassVar, Self
 
 from grpc import StatusCode
@@ -13,6 +14,7 @@ from grpc import StatusCode
 from stn_serve.budget import Budget
 from stn_serve.compression import decompress
 from stn_serve.errors import RequestTimeout, ServingError
+from stn_serve.grpc_beginnings import BEGINNING_BYTES
 from stn_serve.grpc_context import Aborted, Context
 from stn_serve.grpc_head import ANSWER, IDENTITY, OK, Head, only_trailers, trailers
 from stn_serve.grpc_messages import MessageReader, framed
@@ -23,6 +25,8 @@ logger = logging.getLogger(__name__)
 Handler = Any
 """A `grpc.RpcMethodHandler` of coroutines, or of generators of answers; its stub knows those of threads only."""
 Message = Any
+Check = Callable[[Head, bytes], None]
+"""Told of the beginning of a unary request; raises a `ServingError` if the rest need not be read."""
 
 
 class Call:
@@ -30,6 +34,7 @@ class Call:
 
     __slots__ = (
         "_budget",
+        "_check",
         "_context",
         "_encoding",
         "_handler",
@@ -49,9 +54,18 @@ class Call:
     PAUSE_S: ClassVar[float] = 60.0
     """How long a caller may pause in the middle of a message: what is there takes room from others."""
 
-    def __init__(self, stream: Stream, head: Head, handler: Handler, max_message_bytes: int, budget: Budget) -> None:
+    def __init__(
+        self,
+        stream: Stream,
+        head: Head,
+        handler: Handler,
+        max_message_bytes: int,
+        budget: Budget,
+        check: Check | None = None,
+    ) -> None:
         self._stream = stream
         self._handler = handler
+        self._check = check and partial(check, head)
         self._context = Context(head)
         self._encoding = head.encoding
         self._max_bytes = max_message_bytes
@@ -169,6 +183,7 @@ class Call:
 
     def _begin_when_whole(self) -> None:
         try:
+            self._check_beginning()
             taken = self._reader.take()
             if taken:
                 self._stream.settle()
@@ -180,6 +195,14 @@ class Call:
                 self._stream.want(self._reader.missing)
         except ServingError as error:
             self._finish(error.grpc_code, str(error))
+
+    def _check_beginning(self) -> None:
+        """Before room is asked for the rest."""
+        if self._check:
+            beginning = self._reader.beginning(BEGINNING_BYTES)
+            if beginning is not None:
+                check, self._check = self._check, None
+                check(beginning)
 
     async def _run(self, requests: _Requests | tuple[bytes, bool]) -> None:
         """Answer, however the handler ends."""

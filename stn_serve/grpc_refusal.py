@@ -1,8 +1,7 @@
-"""Calls that are refused before their message is read."""
+"""Calls that are refused before their message is read: for their headers, or for how it begins."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -11,34 +10,54 @@ from stn_serve import calls
 from stn_serve.access import Access
 from stn_serve.errors import ServingError
 from stn_serve.grpc_access import check_access
+from stn_serve.grpc_beginnings import model_of
 from stn_serve.grpc_context import Context
 from stn_serve.grpc_head import Head
+from stn_serve.inference import Inference
 
 if TYPE_CHECKING:
     MethodHandler = grpc.RpcMethodHandler[Any, Any]
-
-Check = Callable[[float | None], None]
-"""Raises a `ServingError` while nothing more is taken of callers who wait for so many seconds, None for ever."""
 
 
 class Admission:
     """Asked for every call."""
 
-    def __init__(self, access: Access, checks: Mapping[str, Check]) -> None:
-        """Admit whom `access` lets in, if nothing else speaks against it: `checks`, by the path of a method."""
+    def __init__(self, access: Access) -> None:
+        """Admit whom `access` lets in."""
         self._access = access
-        self._checks = checks
 
     def __call__(self, head: Head) -> MethodHandler | None:
         """Who answers in its place; None if the call may be read."""
         try:
             check_access(self._access, head)
-            if check := self._checks.get(head.method):
-                check(head.timeout_s)
         except ServingError as error:
             calls.forget_frames(error)
-            return refusal(head.method.rpartition("/")[2], error)
+            return refusal(_operation(head), error)
         return None
+
+
+class RoomCheck:
+    """Asked for every message of inference: large ones need not be read to be told that there is no room."""
+
+    def __init__(self, inference: Inference) -> None:
+        self._inference = inference
+
+    def __call__(self, head: Head, beginning: bytes) -> None:
+        """Whether the model that it asks for has room.
+
+        Raises:
+            ServingError: it has not, or there is no such model.
+        """
+        named = model_of(beginning)
+        if not named:
+            return
+        try:
+            self._inference.check_room(*named, head.timeout_s)
+        except ServingError as error:
+            with calls.Call("grpc", _operation(head), lambda: head.invocation_metadata):
+                calls.note(*named)
+                calls.fail(error)
+            raise
 
 
 def refusal(method: str, error: ServingError) -> MethodHandler:
@@ -51,3 +70,7 @@ def refusal(method: str, error: ServingError) -> MethodHandler:
 
     # Whatever the method is: a handler of streams waits for no message.
     return grpc.stream_stream_rpc_method_handler(refuse)
+
+
+def _operation(head: Head) -> str:
+    return head.method.rpartition("/")[2]

@@ -6,12 +6,13 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import grpc
 
 from stn_serve.budget import Budget
-from stn_serve.grpc_calls import Call, Handler
+from stn_serve.grpc_calls import Call, Check, Handler
 from stn_serve.grpc_head import Head, not_grpc, only_trailers, read_head, trailers
 from stn_serve.h2_connection import Connection
 from stn_serve.h2_stream import NOBODY, Receiver, Stream
@@ -32,17 +33,25 @@ class GrpcServer:
     Calls whose callers have gone, or have no time left, are cancelled. Answers are not compressed, requests may be.
     """
 
-    def __init__(self, max_message_bytes: int, pending: Budget, admit: Admit = lambda _: None) -> None:
+    def __init__(
+        self,
+        max_message_bytes: int,
+        pending: Budget,
+        admit: Admit = lambda _: None,
+        checks: Mapping[str, Check] = MappingProxyType({}),
+    ) -> None:
         """Serve nothing yet.
 
         Args:
             max_message_bytes: Of a request.
             pending: What requests may hold in memory together until they are whole.
             admit: Asked before a call is read.
+            checks: Asked when a message begins, by the path of a method.
         """
         self._max_message_bytes = max_message_bytes
         self._pending = pending
         self._admit = admit
+        self._checks = checks
         self._services: list[grpc.GenericRpcHandler] = []
         self._methods: dict[str, Handler] = {}
         self._listening: asyncio.Server | None = None
@@ -125,7 +134,7 @@ class GrpcServer:
         if handler is None:
             stream.end(only_trailers(trailers(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")))
             return NOBODY
-        return Call(stream, head, handler, self._max_message_bytes, self._pending)
+        return Call(stream, head, handler, self._max_message_bytes, self._pending, self._checks.get(head.method))
 
     def _find(self, head: Head) -> Handler | None:
         found = self._methods.get(head.method)

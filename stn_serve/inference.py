@@ -160,18 +160,15 @@ class Inference:
             calls.note(served.model.name, str(served.model.version), request_id)
             yield request
 
-    def check_room(self, remaining_s: float | None) -> None:
-        """Whether anything whose caller waits for so long would be accepted now, to be asked before a request is read.
-
-        Only where there is one model to ask for: with several, the request says which.
+    def check_room(self, model: str, version: str, remaining_s: float | None) -> None:
+        """Whether the most urgent of requests whose caller waits for so long would be accepted, before one is read.
 
         Raises:
+            NotFound: no such model or version.
             Unavailable: refused for now, and counted.
         """
-        served = self.registry.only
-        if served:
-            with served.request() as request:
-                request.check_room(MOST_URGENT, remaining_s)
+        with self.registry.find(model, version).request() as request:
+            request.check_room(MOST_URGENT, remaining_s)
 
     async def infer(self, request: ServedRequest, asked: InferRequest) -> InferResponse:
         """Run tensors.

@@ -163,9 +163,9 @@ class Peer:
     def flush(self) -> None:
         self._writer.write(self.h2.data_to_send())
 
-    def begin(self, method: str, *headers: tuple[str, str]) -> int:
+    def begin(self, method: str, *headers: tuple[str, str], service: str = "test") -> int:
         stream = self.h2.get_next_available_stream_id()
-        self.h2.send_headers(stream, [*HEADERS[:2], (":path", f"/test/{method}"), *HEADERS[2:], *headers])
+        self.h2.send_headers(stream, [*HEADERS[:2], (":path", f"/{service}/{method}"), *HEADERS[2:], *headers])
         self.flush()
         return stream
 

@@ -175,6 +175,7 @@ def ways_to_ask(grpc_address: str, http_address: str, closing: contextlib.ExitSt
         "HTTP": lambda: http.infer("ident", [over_http]),
         "gRPC, malformed": failing(lambda: raw(b"\xff")),
         "gRPC, refused before it is read": failing(lambda: grpc.get_server_metadata()),
+        "gRPC, for a model that there is not": failing(lambda: grpc.infer("none", [right])),
         "HTTP, wrong": lambda: post("v2/models/ident/infer", b"{"),
         "HTTP, nowhere": lambda: post("v3", b""),
         "image over gRPC": lambda: images.Predict(PredictRequest(model_name="vision", images=[file.getvalue()])),

@@ -16,6 +16,7 @@ import httpx
 import numpy as np
 import orjson
 import pytest
+from h2_peer import Peer, message
 from onnx_models import publish_ident, publish_trouble, publish_vision, publish_wide
 from served import Served, running, start, stop
 from tritonclient.grpc import service_pb2, service_pb2_grpc
@@ -109,9 +110,29 @@ def body(index: int) -> bytes:
     return orjson.dumps({"inputs": inputs})
 
 
-def call_without_message(channel: grpc.aio.Channel, timeout_s: float) -> Any:
-    """A call that begins, and sends nothing: it can only be answered before it is read."""
-    return channel.stream_unary("/inference.GRPCInferenceService/ModelInfer")(timeout=timeout_s)
+async def begin_to_ask(served: Served, model: str, timeout_s: float = PATIENCE_S) -> tuple[str, str]:
+    """Code and message of the answer to a request of a megabyte of which only the beginning is sent."""
+    request = service_pb2.ModelInferRequest(model_name=model, raw_input_contents=[bytes(2**20)])
+    peer = await Peer.connect(int(served.grpc.rpartition(":")[2]))
+    timeout = ("grpc-timeout", f"{round(timeout_s * 1e3)}m")
+    stream = peer.begin("ModelInfer", timeout, service="inference.GRPCInferenceService")
+    await peer.send(stream, message(request.SerializeToString())[:1000], end=False)
+    headers, _, _ = await peer.answer(stream)
+    await peer.close()
+    return headers["grpc-status"], headers["grpc-message"]
+
+
+async def post_what_is_refused(served: Served) -> None:
+    """A megabyte over HTTP, which is refused at its beginning; the rest comes all the same, then another request."""
+    host, port = served.http.split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"POST /v2/models/trouble/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n" + bytes(1000))
+    head = await reader.readuntil(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 503")
+    assert b"Exceeds maximum queue size" in await reader.readuntil(b"}")
+    writer.write(bytes(999_000) + b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+    writer.close()
 
 
 @contextlib.asynccontextmanager
@@ -192,15 +213,18 @@ def test_a_full_queue_refuses_before_a_request_is_read(tmp_path: Path) -> None:
     publish_trouble(
         tmp_path, batching="max_queue_delay_microseconds: 1000000 default_queue_policy { max_queue_size: 1 }"
     )
+    publish_ident(tmp_path)
 
     async def scenario(served: Served) -> None:
-        async with calling(served) as caller, grpc.aio.insecure_channel(served.grpc) as channel:
+        async with calling(served) as caller:
             waiting = start_task(caller.square(3))
             await caller.until_waiting(1)
-            with pytest.raises(grpc.aio.AioRpcError, match="Exceeds maximum queue size of 1"):
-                await call_without_message(channel, PATIENCE_S)
+            refusal = await begin_to_ask(served, "trouble")
+            assert refusal == ("14", "Exceeds maximum queue size of 1 for model 'trouble'")
+            assert (await begin_to_ask(served, "none"))[0] == "5"
+            await post_what_is_refused(served)
             assert await waiting == 9
-            assert await caller.failures() == {"REJECTED": 1, "CANCELED": 0, "BACKEND": 0, "OTHER": 0}
+            assert await caller.failures() == {"REJECTED": 2, "CANCELED": 0, "BACKEND": 0, "OTHER": 0}
 
     with running(tmp_path) as served:
         run(scenario(served))
@@ -208,17 +232,17 @@ def test_a_full_queue_refuses_before_a_request_is_read(tmp_path: Path) -> None:
 
 def test_who_has_too_little_time_is_refused_before_a_request_is_read(tmp_path: Path) -> None:
     publish_trouble(tmp_path, batching="preferred_batch_size: [1]")
+    publish_ident(tmp_path)
 
     async def scenario(served: Served) -> None:
-        async with calling(served) as caller, grpc.aio.insecure_channel(served.grpc) as channel:
+        async with calling(served) as caller:
             assert await caller.square(3, laps=10**6) == 9  # the pace is known
             hanging = caller.call(1, laps=FOR_EVER)
             await asyncio.sleep(0.1)
             behind = caller.call(2)
             await caller.until_waiting(1)
-            with pytest.raises(grpc.aio.AioRpcError, match="deadline leaves 0") as refused:
-                await call_without_message(channel, 0.5)
-            assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+            code, text = await begin_to_ask(served, "trouble", timeout_s=0.5)
+            assert (code, "deadline leaves 0" in text) == ("14", True)
             hanging.cancel()
             behind.cancel()
 
