@@ -17,6 +17,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from stn_serve import calls
+from stn_serve.arrivals import Arrival, Arrivals
 from stn_serve.compute import ComputePool
 from stn_serve.errors import ServingError, Unavailable
 from stn_serve.execution import Execution, Run
@@ -56,6 +57,7 @@ class Batcher:
         self._pool = pool
         self._share = pool.share(cpus)
         self._queue = RequestQueue(name, policy)
+        self._arrivals = Arrivals()
         self._idle = [InputBuffers() for _ in range(instances)]
         self._unanswered: dict[Execution, None] = {}
         self._pace = Pace()
@@ -77,13 +79,20 @@ class Batcher:
         Raises:
             Unavailable: the queue is full, the request would wait for too long in it, or the batcher is closing.
         """
-        if self._drained is not None:
-            raise self._stopping()
-        level = self._policy.level(urgency.priority)
-        self._queue.check_room(level)
-        allowed_s = self._allowed_s(level, urgency, remaining_s)
-        if allowed_s is not None:
-            self._check_time(level, allowed_s)
+        self._check(urgency, remaining_s, 0)
+
+    def expect(self, remaining_s: float | None) -> Arrival:
+        """Let in a request that is still to be read: until what is returned is closed, it counts among those that wait.
+
+        Of a model with priorities every request is let in: which place it wants is not known yet.
+
+        Raises:
+            Unavailable: as `check_room`.
+        """
+        if not self._policy.priority_levels:
+            waits = bool(self._queue) or not self._idle
+            self._check(AS_CONFIGURED, remaining_s, len(self._arrivals) if waits else 0)
+        return self._arrivals.expect()
 
     async def infer(
         self, inputs: Mapping[str, Array], outputs: Sequence[str], rows: int, urgency: Urgency = AS_CONFIGURED
@@ -134,6 +143,15 @@ class Batcher:
             if all(request.future.done() for request in batch.requests):
                 batch.abandon()
 
+    def _check(self, urgency: Urgency, remaining_s: float | None, arriving: int) -> None:
+        if self._drained is not None:
+            raise self._stopping()
+        level = self._policy.level(urgency.priority)
+        self._queue.check_room(level, arriving)
+        allowed_s = self._allowed_s(level, urgency, remaining_s)
+        if allowed_s is not None:
+            self._check_time(level, allowed_s, arriving)
+
     def _allowed_s(self, level: int, urgency: Urgency, remaining_s: float | None) -> float | None:
         """How long a request may wait, by its timeout and its caller's deadline; None without either."""
         timeout_s = self._policy.queue_of(level).timeout_s(urgency.timeout_us)
@@ -142,21 +160,24 @@ class Batcher:
         answer_s = remaining_s - self._pace.usual_s
         return answer_s if timeout_s is None else min(timeout_s, answer_s)
 
-    def _check_time(self, level: int, allowed_s: float) -> None:
+    def _check_time(self, level: int, allowed_s: float, arriving: int) -> None:
         """Refuse now what would be too late, with what waits before it: its caller may yet ask elsewhere.
 
         Whoever would run next is accepted: if nobody were, the pace of long batches would be remembered for ever.
         """
-        batches, rows = self._queue.before(level)
-        if not batches:
+        if not any(self._queue.before(level)):
             return
-        running_s = 0.0 if self._idle else self._pace.usual_s
-        wait_s, allowed_s = running_s + self._pace.seconds(batches, rows), max(allowed_s, 0.0)
+        wait_s = self._running_s() + self._pace.seconds(*self._queue.before(level, arriving))
+        allowed_s = max(allowed_s, 0.0)
         if wait_s > allowed_s * TRUSTED:
             raise Unavailable(
                 f"Request would wait {wait_s:.2g} s in the queue of model '{self._name}', "
                 f"and its timeout or deadline leaves {allowed_s:.2g} s"
             )
+
+    def _running_s(self) -> float:
+        """Until an instance is idle: as long as the batch that began last takes, at most."""
+        return 0.0 if self._idle else self._pace.seconds(1, next(reversed(self._unanswered)).rows)
 
     def _stopping(self) -> Unavailable:
         return Unavailable(f"Server is stopping, model '{self._name}' has stopped accepting new inference requests")
@@ -204,7 +225,7 @@ class Batcher:
         if execution.is_abandoned:
             self._pace.skip(now_ns)
         else:
-            self._pace.finish(now_ns, sum(request.rows for request in execution.requests))
+            self._pace.finish(now_ns, execution.rows)
         for rows, phases in execution.runs:
             self._statistics.record_execution(rows, phases)
         for batch in self._answerable(execution):

@@ -52,6 +52,11 @@ class Execution:
         self._policy = policy
         self._finished = finished
 
+    @property
+    def rows(self) -> int:
+        """Of all its requests."""
+        return sum(request.rows for request in self.requests)
+
     def run(self) -> None:
         """Compute the outcomes."""
         self.began_ns = time.perf_counter_ns()

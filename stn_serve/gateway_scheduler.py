@@ -11,6 +11,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from stn_serve import calls
+from stn_serve.arrivals import Arrival, Arrivals
 from stn_serve.errors import ModelFailure, Unavailable
 from stn_serve.gateway_dispatch import Dispatcher
 from stn_serve.gateway_replica import Headers, Replica
@@ -63,6 +64,15 @@ class GatewayScheduler:
         if self._closed:
             raise Unavailable(f"Server is stopping, model '{self._model.name}' has stopped accepting requests")
         self._dispatcher.check_room(self.replicas)
+
+    def expect(self, remaining_s: float | None) -> Arrival:
+        """Let in a request that is still to be read; it counts for nobody.
+
+        Raises:
+            Unavailable: as `check_room`.
+        """
+        self.check_room(remaining_s=remaining_s)
+        return Arrivals().expect()
 
     async def infer(
         self, inputs: Mapping[str, Array], outputs: Sequence[str], rows: int, urgency: Urgency = AS_CONFIGURED

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 
 from grpc import StatusCode
 
+from stn_serve.arrivals import Arrival
 from stn_serve.budget import Budget
 from stn_serve.compression import decompress
 from stn_serve.errors import RequestTimeout, ServingError
@@ -25,7 +26,7 @@ logger = logging.getLogger(__name__)
 Handler = Any
 """A `grpc.RpcMethodHandler` of coroutines, or of generators of answers; its stub knows those of threads only."""
 Message = Any
-Check = Callable[[Head, bytes], None]
+Check = Callable[[Head, bytes], Arrival | None]
 """Told of the beginning of a unary request; raises a `ServingError` if the rest need not be read."""
 
 
@@ -33,6 +34,7 @@ class Call:
     """Receives what comes on its stream; one of unary requests begins when its message is whole."""
 
     __slots__ = (
+        "_arrival",
         "_budget",
         "_check",
         "_context",
@@ -66,6 +68,8 @@ class Call:
         self._stream = stream
         self._handler = handler
         self._check = check and partial(check, head)
+        self._arrival: Arrival | None = None
+        """Until its message is whole."""
         self._context = Context(head)
         self._encoding = head.encoding
         self._max_bytes = max_message_bytes
@@ -183,26 +187,36 @@ class Call:
 
     def _begin_when_whole(self) -> None:
         try:
-            self._check_beginning()
             taken = self._reader.take()
             if taken:
+                self._end_arrival()
                 self._stream.settle()
                 self._task = asyncio.get_running_loop().create_task(self._run(taken))
             elif self._stream.is_ended:
                 self._check_end()
                 self._finish(StatusCode.UNIMPLEMENTED, "the call has no message")
-            else:
+            elif self._is_let_in():
                 self._stream.want(self._reader.missing)
         except ServingError as error:
             self._finish(error.grpc_code, str(error))
 
-    def _check_beginning(self) -> None:
-        """Before room is asked for the rest."""
-        if self._check:
+    def _is_let_in(self) -> bool:
+        """Whether room is to be asked for the rest: not before it is known that it need be read.
+
+        A stream's first window holds more than a message's beginning.
+        """
+        if self._check and not self._reader.is_compressed:
             beginning = self._reader.beginning(BEGINNING_BYTES)
-            if beginning is not None:
-                check, self._check = self._check, None
-                check(beginning)
+            if beginning is None:
+                return False
+            check, self._check = self._check, None
+            self._arrival = check(beginning)
+        return True
+
+    def _end_arrival(self) -> None:
+        if self._arrival:
+            self._arrival.close()
+            self._arrival = None
 
     async def _run(self, requests: _Requests | tuple[bytes, bool]) -> None:
         """Answer, however the handler ends."""
@@ -290,6 +304,7 @@ class Call:
 
     def _end(self) -> None:
         self._is_over = True
+        self._end_arrival()
         if self._held:
             self._hold(0)
         for timer in (self._timer, self._rest):

@@ -36,6 +36,11 @@ class MessageReader:
         return (PREFIX_BYTES if self._length is None else self._length) - self.held
 
     @property
+    def is_compressed(self) -> bool:
+        """Whether the message that has begun is."""
+        return self._is_compressed
+
+    @property
     def is_between_messages(self) -> bool:
         """Whether the stream may end here."""
         return self._length is None and not self.held
@@ -47,26 +52,9 @@ class MessageReader:
             PayloadTooLarge: it is going to be larger than allowed.
             ServingError: its flag is none.
         """
-        length = self._read_length()
-        if length is None or len(self._buffer) < length:
-            return None
-        self._length = None
-        return self._cut(length), self._is_compressed
-
-    def beginning(self, size: int) -> bytes | None:
-        """So many bytes of the next message, or all of it; None until they have come, and if it is compressed.
-
-        Raises:
-            PayloadTooLarge, ServingError: as `take`.
-        """
-        length = self._read_length()
-        if length is None or self._is_compressed or len(self._buffer) < min(size, length):
-            return None
-        return bytes(self._buffer[: min(size, length)])
-
-    def _read_length(self) -> int | None:
-        """Of the next message; None as long as it is not known."""
-        if self._length is None and len(self._buffer) >= PREFIX_BYTES:
+        if self._length is None:
+            if len(self._buffer) < PREFIX_BYTES:
+                return None
             prefix = self._cut(PREFIX_BYTES)
             if prefix[0] > 1:
                 raise ServingError(f"a message begins with the flag {prefix[0]}, expected 0 or 1")
@@ -74,7 +62,15 @@ class MessageReader:
             if length > self._max_bytes:
                 raise PayloadTooLarge(f"Received message larger than max ({length} vs. {self._max_bytes})")
             self._length = length
-        return self._length
+        if len(self._buffer) < self._length:
+            return None
+        message = self._cut(self._length)
+        self._length = None
+        return message, self._is_compressed
+
+    def beginning(self, size: int) -> bytes | None:
+        """So many bytes of the message that has begun; None until they have come."""
+        return None if self._length is None or self.held < size else bytes(self._buffer[:size])
 
     def _cut(self, size: int) -> bytes:
         """So many bytes from the front."""

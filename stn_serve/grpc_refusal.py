@@ -8,9 +8,10 @@ import grpc
 
 from stn_serve import calls
 from stn_serve.access import Access
+from stn_serve.arrivals import Arrival
 from stn_serve.errors import ServingError
 from stn_serve.grpc_access import check_access
-from stn_serve.grpc_beginnings import model_of
+from stn_serve.grpc_beginnings import read_beginning
 from stn_serve.grpc_context import Context
 from stn_serve.grpc_head import Head
 from stn_serve.inference import Inference
@@ -37,22 +38,22 @@ class Admission:
 
 
 class RoomCheck:
-    """Asked for every message of inference: large ones need not be read to be told that there is no room."""
+    """Asked for messages of inference that take a while to arrive, so that they need not to be told of no room."""
 
     def __init__(self, inference: Inference) -> None:
         self._inference = inference
 
-    def __call__(self, head: Head, beginning: bytes) -> None:
-        """Whether the model that it asks for has room.
+    def __call__(self, head: Head, beginning: bytes) -> Arrival | None:
+        """Let it in; None where it does not say which model it asks for.
 
         Raises:
-            ServingError: it has not, or there is no such model.
+            ServingError: the model has no room, or there is none.
         """
-        named = model_of(beginning)
+        named = read_beginning(beginning)
         if not named:
-            return
+            return None
         try:
-            self._inference.check_room(*named, head.timeout_s)
+            return self._inference.expect(named.model, named.version, head.timeout_s)
         except ServingError as error:
             with calls.Call("grpc", _operation(head), lambda: head.invocation_metadata):
                 calls.note(*named)

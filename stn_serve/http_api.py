@@ -103,8 +103,6 @@ class HttpApi:
         calls.note(names.get("model", ""), names.get("version", ""))
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         self._access.check(route.group, headers.get("authorization", ""))
-        if route.group == "inference" and "model" in names:
-            self._inference.check_room(names["model"], names.get("version", ""), None)  # before the body is read
         # A body of unknown length may become the largest.
         length = self._max_message_bytes if "transfer-encoding" in headers else int(headers.get("content-length", "0"))
         with self._inference.pending.spend(min(length, self._max_message_bytes)):

@@ -26,11 +26,14 @@ class Protocol(HttpToolsProtocol):
     """Requests that a caller may send before it has the answers to those before them: each costs 2 KB."""
     READ_TIMEOUT_S: ClassVar[float] = 30.0
     """How long a caller may read nothing of an answer that waits for it in this process's memory."""
+    REST_TIMEOUT_S: ClassVar[float] = 60.0
+    """How long the rest of a request may take that has been answered already, such as one that was refused."""
 
     _head_timer: asyncio.TimerHandle | None = None
     _head_bytes = 0
     _read_timer: asyncio.TimerHandle | None = None
     _unread_bytes = 0
+    _rest_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A caller has connected."""
@@ -41,6 +44,7 @@ class Protocol(HttpToolsProtocol):
         """The caller has gone."""
         self._head_complete()
         self._stop_read_timer()
+        self._stop_rest_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -63,6 +67,17 @@ class Protocol(HttpToolsProtocol):
         """The headers of a request are whole."""
         self._head_complete()
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """A request is whole."""
+        self._stop_rest_timer()
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """An answer has been sent, perhaps before its request was whole."""
+        if self.cycle.response_complete and self.cycle.more_body:
+            self._rest_timer = self.loop.call_later(self.REST_TIMEOUT_S, self.transport.close)
+        super().on_response_complete()
 
     def pause_writing(self) -> None:
         """The caller reads more slowly than it is answered."""
@@ -88,6 +103,11 @@ class Protocol(HttpToolsProtocol):
         if self._read_timer:
             self._read_timer.cancel()
             self._read_timer = None
+
+    def _stop_rest_timer(self) -> None:
+        if self._rest_timer:
+            self._rest_timer.cancel()
+            self._rest_timer = None
 
     def _await_head(self) -> None:
         self._head_bytes = 0

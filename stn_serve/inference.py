@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
 from stn_serve import calls
+from stn_serve.arrivals import Arrival
 from stn_serve.budget import Budget
 from stn_serve.catalogue import Catalogue
 from stn_serve.errors import InvalidRequest, NotFound, Unavailable
 from stn_serve.outputs import OutputTensor, deliver
-from stn_serve.scheduling import MOST_URGENT
 from stn_serve.served_model import ServedModel, ServedRequest
 from stn_serve.signature import TensorSignature
 from stn_serve.statistics import ComputeDurations, Duration
@@ -160,15 +160,15 @@ class Inference:
             calls.note(served.model.name, str(served.model.version), request_id)
             yield request
 
-    def check_room(self, model: str, version: str, remaining_s: float | None) -> None:
-        """Whether the most urgent of requests whose caller waits for so long would be accepted, before one is read.
+    def expect(self, model: str, version: str, remaining_s: float | None) -> Arrival:
+        """Let in a request that is still to be read, if its caller waits long enough; to be closed when it has been.
 
         Raises:
             NotFound: no such model or version.
             Unavailable: refused for now, and counted.
         """
-        with self.registry.find(model, version).request() as request:
-            request.check_room(MOST_URGENT, remaining_s)
+        with self.request(model, version) as request:
+            return request.expect(remaining_s)
 
     async def infer(self, request: ServedRequest, asked: InferRequest) -> InferResponse:
         """Run tensors.

@@ -88,22 +88,26 @@ class RequestQueue:
                     if not request.future.done():
                         yield request
 
-    def check_room(self, level: int) -> None:
-        """Whether one more request may wait.
+    def check_room(self, level: int, arriving: int = 0) -> None:
+        """Whether one more request may wait, with those that will.
 
         Raises:
             Unavailable: as many wait as are allowed to.
         """
         limit = self._policy.queue_of(level).max_queue_size
-        if level in self._levels and len(self._levels[level]) >= limit:
+        waiting = len(self._levels[level]) if level in self._levels else 0
+        if waiting + arriving >= limit:
             raise Unavailable(f"Exceeds maximum queue size of {limit} for model '{self._name}'")
 
-    def before(self, level: int) -> tuple[int, int]:
-        """How many batches the requests make that run before one more of this level, and their rows."""
+    def before(self, level: int, arriving: int = 0) -> tuple[int, int]:
+        """How many batches the requests make that run before one more of this level, and their rows.
+
+        Those that are still to come have one row each, at least.
+        """
         ahead = [waiting for number, waiting in self._levels.items() if number <= level]
-        rows = sum(waiting.rows for waiting in ahead)
+        rows = sum(waiting.rows for waiting in ahead) + arriving
         if not self._policy.max_batch_size:
-            return sum(map(len, ahead)), rows
+            return sum(map(len, ahead)) + arriving, rows
         return ceil(rows / self._policy.max_batch_size), rows
 
     def add(self, request: Pending) -> None:

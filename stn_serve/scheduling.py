@@ -26,7 +26,6 @@ class Urgency(NamedTuple):
 
 
 AS_CONFIGURED = Urgency()
-MOST_URGENT = Urgency(priority=1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

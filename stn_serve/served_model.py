@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from stn_serve import calls
+from stn_serve.arrivals import Arrival
 from stn_serve.batcher import Batcher
 from stn_serve.compute import ComputePool
 from stn_serve.errors import FailureReason, ServingError, Unavailable
@@ -40,6 +41,10 @@ class Scheduler(Protocol):
 
     def check_room(self, urgency: Urgency = AS_CONFIGURED, remaining_s: float | None = None) -> None:
         """Whether a request whose caller waits for so long would be accepted now; raises `Unavailable` otherwise."""
+        ...
+
+    def expect(self, remaining_s: float | None) -> Arrival:
+        """Let in a request that is still to be read, or raise as `check_room`."""
         ...
 
     async def infer(
@@ -180,6 +185,14 @@ class ServedRequest:
             Unavailable: refused for now.
         """
         self.served.batcher.check_room(urgency, remaining_s)
+
+    def expect(self, remaining_s: float | None) -> Arrival:
+        """As `check_room`, before it is read: see `Batcher.expect`.
+
+        Raises:
+            Unavailable: refused for now.
+        """
+        return self.served.batcher.expect(remaining_s)
 
     async def infer(self, request: InferRequest) -> Answer:
         """Validate and run tensors.

@@ -30,6 +30,7 @@ from grpc import RpcError, insecure_channel
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from PIL import Image
+from tritonclient.grpc.service_pb2 import ModelInferRequest
 from tritonclient.utils import InferenceServerException
 
 from stn_serve.guard import Guard
@@ -116,6 +117,8 @@ def ways_to_ask(grpc_address: str, http_address: str, closing: contextlib.ExitSt
     file = BytesIO()
     Image.new("L", (48, 48)).save(file, "PNG")
 
+    large = ModelInferRequest(model_name="none", raw_input_contents=[bytes(2**18)])
+
     def tensor(kind: type, shape: list[int], name: str = "image") -> object:
         made = kind(name, shape, "FP32")
         made.set_data_from_numpy(np.zeros(shape, np.float32))
@@ -175,7 +178,7 @@ def ways_to_ask(grpc_address: str, http_address: str, closing: contextlib.ExitSt
         "HTTP": lambda: http.infer("ident", [over_http]),
         "gRPC, malformed": failing(lambda: raw(b"\xff")),
         "gRPC, refused before it is read": failing(lambda: grpc.get_server_metadata()),
-        "gRPC, for a model that there is not": failing(lambda: grpc.infer("none", [right])),
+        "gRPC, refused for its beginning": failing(lambda: raw(large.SerializeToString())),
         "HTTP, wrong": lambda: post("v2/models/ident/infer", b"{"),
         "HTTP, nowhere": lambda: post("v3", b""),
         "image over gRPC": lambda: images.Predict(PredictRequest(model_name="vision", images=[file.getvalue()])),

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from stn_serve import calls
+from stn_serve.arrivals import Arrivals
 from stn_serve.batcher import Batcher
 from stn_serve.compute import ComputePool
 from stn_serve.errors import ModelFailure, Unavailable
@@ -33,6 +34,12 @@ def _end_threads() -> Iterator[None]:
     yield
     while POOLS:
         POOLS.pop().close()
+
+
+@pytest.fixture
+def no_lapse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who arrives counts for as long as a slow machine takes."""
+    monkeypatch.setattr(Arrivals, "LAPSE_S", 60.0)
 
 
 @dataclass
@@ -486,6 +493,101 @@ def test_what_would_be_too_late_is_refused_at_once(
                 batching.check_room(urgency, deadline_s)
         model.free.set()
         await asyncio.wait(asked)
+        await batching.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.usefixtures("no_lapse")
+def test_those_that_are_still_being_read_take_the_places_that_they_will_need() -> None:
+    async def scenario() -> None:
+        model = Doubling()
+        batching = batcher(model, queue=QueuePolicy(max_queue_size=2))
+        for _ in range(3):
+            batching.expect(None)  # nothing waits: an instance is idle
+        model.free.clear()
+        running = ask(batching, 1)
+        await model.started()
+        with pytest.raises(Unavailable, match="Exceeds maximum queue size of 2"):
+            batching.expect(None)
+        batching.check_room()
+        model.free.set()
+        await running
+        await batching.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.usefixtures("no_lapse")
+def test_who_has_been_let_in_finds_room() -> None:
+    async def scenario() -> None:
+        model = Doubling()
+        batching = batcher(model, queue=QueuePolicy(max_queue_size=2))
+        model.free.clear()
+        asked = [ask(batching, 1)]
+        await model.started()
+        let_in = [batching.expect(None) for _ in range(2)]
+        for number, arrival in enumerate(let_in):
+            with pytest.raises(Unavailable, match="Exceeds maximum queue size of 2"):
+                batching.expect(None)
+            arrival.close()
+            asked.append(ask(batching, number))
+            await asyncio.sleep(0)
+        with pytest.raises(Unavailable, match="Exceeds maximum queue size of 2"):
+            batching.expect(None)
+        model.free.set()
+        assert [values_of(answer) for answer in await asyncio.gather(*asked)] == [[2], [0], [2]]
+        batching.expect(None).close()
+        await batching.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.usefixtures("no_lapse")
+def test_those_that_are_still_being_read_take_time_from_those_that_come_later() -> None:
+    async def scenario() -> None:
+        model = Doubling()
+        batching = batcher(model, max_batch_size=1)
+        model.free.clear()
+        slow = ask(batching, 1)
+        await model.started()
+        await asyncio.sleep(0.1)
+        model.free.set()
+        await slow
+        model.free.clear()
+        running = ask(batching, 2)
+        await model.started()
+        waiting = ask(batching, 3)
+        await asyncio.sleep(0)
+
+        def let_in_many() -> None:
+            for _ in range(200):
+                batching.expect(10)
+
+        with pytest.raises(Unavailable, match="would wait"):
+            let_in_many()
+        batching.check_room(remaining_s=10)
+        model.free.set()
+        await asyncio.gather(running, waiting)
+        await batching.close()
+
+    asyncio.run(scenario())
+
+
+def test_of_a_model_with_priorities_whoever_is_to_be_read_is_let_in() -> None:
+    async def scenario() -> None:
+        model = Doubling()
+        batching = batcher(model, **LEVELS, level_queues={1: QueuePolicy(max_queue_size=1)})
+        model.free.clear()
+        running = ask(batching, 1)
+        await model.started()
+        waiting = ask(batching, 2, priority=1)
+        await asyncio.sleep(0)
+        with pytest.raises(Unavailable, match="Exceeds maximum queue size of 1"):
+            batching.check_room(Urgency(priority=1))
+        batching.expect(None)
+        model.free.set()
+        await asyncio.gather(running, waiting)
         await batching.close()
 
     asyncio.run(scenario())

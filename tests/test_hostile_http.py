@@ -160,6 +160,7 @@ def test_documents_that_hurt_are_refused(server: Served, document: bytes) -> Non
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Protocol, "HEAD_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(Protocol, "REST_TIMEOUT_S", 0.2)
     monkeypatch.setattr(Protocol, "MAX_HEAD_BYTES", 10_000)
 
 
@@ -200,6 +201,21 @@ async def converse(*parts: bytes) -> bytes:
 )
 def test_a_request_that_never_begins_properly_is_hung_up_on(parts: tuple[bytes, ...], answers: int) -> None:
     assert asyncio.run(converse(*parts)).count(b"200 OK") == answers
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize(
+    ("parts", "answers"),
+    [
+        ((b"half", b"?"), 1),
+        ((b"half", b"past", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"GET / HT"), 2),
+    ],
+)
+def test_the_rest_of_a_request_that_has_been_answered_may_come_for_a_while(
+    parts: tuple[bytes, ...], answers: int
+) -> None:
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 8\r\n\r\n"
+    assert asyncio.run(converse(head, *parts)).count(b"200 OK") == answers
 
 
 def test_an_answer_that_is_not_read_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
