@@ -38,7 +38,7 @@ class Admission:
 
 
 class RoomCheck:
-    """Asked for messages of inference that take a while to arrive, so that they need not to be told of no room."""
+    """Asked for messages of inference that do not come at once: if there is no room for one, the rest need not come."""
 
     def __init__(self, inference: Inference) -> None:
         self._inference = inference
