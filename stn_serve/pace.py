@@ -53,7 +53,7 @@ class Pace:
         """How long a batch takes."""
         return self._elapsed_ns / self._batches / 1e9 if self._batches else 0.0
 
-    def seconds(self, batches: float, rows: int) -> float:
+    def seconds(self, batches: int, rows: int) -> float:
         """How long so many batches will take, of so many rows together."""
         if not self._batches:
             return 0.0

@@ -15,6 +15,7 @@ from h2.events import DataReceived, Event, PingAckReceived, ResponseReceived, St
 from h2.exceptions import StreamClosedError
 from h2.settings import SettingCodes
 
+from stn_serve.arrivals import Arrivals
 from stn_serve.budget import Budget
 from stn_serve.grpc_context import Context
 from stn_serve.grpc_server import GrpcServer
@@ -36,6 +37,8 @@ class Service:
         self.began = asyncio.Event()
         self.free = asyncio.Event()
         self.unread: list[Any] = []
+        self.arrivals = Arrivals()
+        """Messages of `echo` that have begun."""
 
     async def echo(self, request: bytes, _: Context) -> bytes:
         return request
@@ -83,7 +86,8 @@ class Service:
 
     def server(self) -> GrpcServer:
         """One that offers it."""
-        server = GrpcServer(MAX_MESSAGE, Budget(MAX_PENDING, "bytes of requests"))
+        checks = {"/test/echo": lambda _, __: self.arrivals.expect()}
+        server = GrpcServer(MAX_MESSAGE, Budget(MAX_PENDING, "bytes of requests"), checks=checks)
         server.add_generic_rpc_handlers([self._handlers()])
         return server
 

@@ -81,6 +81,14 @@ def ask(batching: Batcher, *values: float, timeout_us: int = 0, priority: int = 
     return asyncio.ensure_future(batching.infer(rows(*values), ["y"], len(values), urgency))
 
 
+async def hold(model: Doubling, batching: Batcher) -> asyncio.Task[Answer]:
+    """A request that runs until the model is free."""
+    model.free.clear()
+    running = ask(batching, 1)
+    await model.started()
+    return running
+
+
 def order_of(tasks: Sequence[asyncio.Task[Answer]]) -> list[int]:
     """Their numbers, in the order in which they will have ended."""
     order: list[int] = []
@@ -170,9 +178,7 @@ def test_a_full_queue_refuses_at_once() -> None:
     async def scenario() -> None:
         model = Doubling()
         batching = batcher(model, queue=QueuePolicy(max_queue_size=2))
-        model.free.clear()
-        running = ask(batching, 1)
-        await model.started()
+        running = await hold(model, batching)
         waiting = [ask(batching, 2), ask(batching, 3)]
         await asyncio.sleep(0)
         with pytest.raises(Unavailable, match="Exceeds maximum queue size of 2 for model 'm'"):
@@ -188,9 +194,7 @@ def test_a_request_expires_while_a_batch_runs() -> None:
     async def scenario() -> None:
         model = Doubling()
         batching = batcher(model, queue=QueuePolicy(timeout_us=10_000))
-        model.free.clear()
-        running = ask(batching, 1)
-        await model.started()
+        running = await hold(model, batching)
         with pytest.raises(Unavailable, match="Request timeout expired"):
             await ask(batching, 2)
         assert not model.free.is_set()
@@ -448,9 +452,7 @@ def test_a_full_queue_is_known_before_work_is_spent() -> None:
     async def scenario() -> None:
         model = Doubling()
         batching = batcher(model, **LEVELS, level_queues={1: QueuePolicy(max_queue_size=1)})
-        model.free.clear()
-        running = ask(batching, 1)
-        await model.started()
+        running = await hold(model, batching)
         batching.check_room(Urgency(priority=1))
         waiting = ask(batching, 2, priority=1)
         await asyncio.sleep(0)
@@ -505,9 +507,7 @@ def test_those_that_are_still_being_read_take_the_places_that_they_will_need() -
         batching = batcher(model, queue=QueuePolicy(max_queue_size=2))
         for _ in range(3):
             batching.expect(None)  # nothing waits: an instance is idle
-        model.free.clear()
-        running = ask(batching, 1)
-        await model.started()
+        running = await hold(model, batching)
         with pytest.raises(Unavailable, match="Exceeds maximum queue size of 2"):
             batching.expect(None)
         batching.check_room()
@@ -554,9 +554,7 @@ def test_those_that_are_still_being_read_take_time_from_those_that_come_later() 
         await asyncio.sleep(0.1)
         model.free.set()
         await slow
-        model.free.clear()
-        running = ask(batching, 2)
-        await model.started()
+        running = await hold(model, batching)
         waiting = ask(batching, 3)
         await asyncio.sleep(0)
 
@@ -578,9 +576,7 @@ def test_of_a_model_with_priorities_whoever_is_to_be_read_is_let_in() -> None:
     async def scenario() -> None:
         model = Doubling()
         batching = batcher(model, **LEVELS, level_queues={1: QueuePolicy(max_queue_size=1)})
-        model.free.clear()
-        running = ask(batching, 1)
-        await model.started()
+        running = await hold(model, batching)
         waiting = ask(batching, 2, priority=1)
         await asyncio.sleep(0)
         with pytest.raises(Unavailable, match="Exceeds maximum queue size of 1"):

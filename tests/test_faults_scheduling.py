@@ -216,7 +216,7 @@ def test_a_full_queue_refuses_before_a_request_is_read(tmp_path: Path) -> None:
         run(scenario(served))
 
 
-def test_who_has_too_little_time_is_refused_before_a_request_is_read(tmp_path: Path) -> None:
+def test_who_has_too_little_time_is_refused_at_once_and_before_a_request_is_read(tmp_path: Path) -> None:
     publish_trouble(tmp_path, batching="preferred_batch_size: [1]")
     publish_ident(tmp_path)
 
@@ -229,6 +229,8 @@ def test_who_has_too_little_time_is_refused_before_a_request_is_read(tmp_path: P
             await caller.until_waiting(1)
             code, text = await begin_to_ask(served, "trouble", timeout_s=0.5)
             assert (code, "deadline leaves 0" in text) == ("14", True)
+            code, text = await caller.square(4, timeout_s=0.5)  # small, and whole at once
+            assert (code, "deadline leaves 0" in text) == ("UNAVAILABLE", True)
             hanging.cancel()
             behind.cancel()
 

@@ -13,6 +13,7 @@ import grpc
 import pytest
 from h2_peer import MAX_MESSAGE, MAX_PENDING, Channel, Peer, Service, connected, message, over_grpc, run
 
+from stn_serve.arrivals import Arrivals
 from stn_serve.grpc_head import trailers
 from stn_serve.listening import bind
 
@@ -263,6 +264,38 @@ def test_messages_that_are_not_whole_take_their_part_of_what_may_be_pending() ->
         assert (await other.answer(stream))[0]["grpc-status"] == "0", "what was held is free again"
         for peer in (*slow, other):
             await peer.close()
+
+    run(test)
+
+
+def test_a_message_arrives_until_it_is_whole_or_its_call_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Arrivals, "LAPSE_S", 60.0)
+
+    async def test(service: Service, port: int) -> None:
+        peer = await Peer.connect(port)
+        data = message(bytes(1000))
+        whole, gone = peer.begin("echo"), peer.begin("echo")
+        for stream in (whole, gone):
+            await peer.send(stream, data[:100], end=False)
+        await peer.taken()
+        assert len(service.arrivals) == 0, "what has not begun is not asked about"
+        for stream in (whole, gone):
+            await peer.send(stream, data[100:500], end=False)
+        await peer.taken()
+        assert len(service.arrivals) == 2
+        await peer.send(whole, data[500:])
+        await peer.answer(whole)
+        assert len(service.arrivals) == 1
+        peer.h2.reset_stream(gone)
+        await peer.taken()
+        assert len(service.arrivals) == 0
+        late = peer.begin("echo", ("grpc-timeout", "500m"))
+        await peer.send(late, data[:500], end=False)
+        await peer.taken()
+        assert len(service.arrivals) == 1
+        assert (await peer.answer(late))[0]["grpc-status"] == "4"
+        assert len(service.arrivals) == 0
+        await peer.close()
 
     run(test)
 
