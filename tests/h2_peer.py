@@ -38,7 +38,7 @@ class Service:
         self.free = asyncio.Event()
         self.unread: list[Any] = []
         self.arrivals = Arrivals()
-        """Messages of `echo` that have begun."""
+        """Messages of `echo` and `wait` that have begun."""
 
     async def echo(self, request: bytes, _: Context) -> bytes:
         return request
@@ -86,7 +86,7 @@ class Service:
 
     def server(self) -> GrpcServer:
         """One that offers it."""
-        checks = {"/test/echo": lambda _, __: self.arrivals.expect()}
+        checks = dict.fromkeys(("/test/echo", "/test/wait"), lambda _, __: self.arrivals.expect())
         server = GrpcServer(MAX_MESSAGE, Budget(MAX_PENDING, "bytes of requests"), checks=checks)
         server.add_generic_rpc_handlers([self._handlers()])
         return server

@@ -274,7 +274,7 @@ def test_a_message_arrives_until_it_is_whole_or_its_call_is_over(monkeypatch: py
     async def test(service: Service, port: int) -> None:
         peer = await Peer.connect(port)
         data = message(bytes(1000))
-        whole, gone = peer.begin("echo"), peer.begin("echo")
+        whole, gone = peer.begin("wait"), peer.begin("echo")
         for stream in (whole, gone):
             await peer.send(stream, data[:100], end=False)
         await peer.taken()
@@ -284,8 +284,10 @@ def test_a_message_arrives_until_it_is_whole_or_its_call_is_over(monkeypatch: py
         await peer.taken()
         assert len(service.arrivals) == 2
         await peer.send(whole, data[500:])
-        await peer.answer(whole)
+        await service.began.wait()
         assert len(service.arrivals) == 1
+        service.free.set()
+        await peer.answer(whole)
         peer.h2.reset_stream(gone)
         await peer.taken()
         assert len(service.arrivals) == 0
